@@ -1,0 +1,222 @@
+"""What we tell a service: one small class per intent.
+
+A dialect spells a command as zero or more WebSocket messages; where it has no word for it, it raises `UnsupportedCommandError`.
+Every command has ``event_id``: sent where the service has a place for it, so that an `ErrorReceived` can name its cause.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import attrs
+
+from qai_realtime_sync.config import RealtimeConfig
+
+__all__ = [
+    "COMMANDS",
+    "ApproveMcpCall",
+    "CancelResponse",
+    "ClearAudio",
+    "Command",
+    "CommitAudio",
+    "Configure",
+    "CreateResponse",
+    "DeleteItem",
+    "Pong",
+    "RawEvent",
+    "RetrieveItem",
+    "Say",
+    "SendAudio",
+    "SendContext",
+    "SendFunctionResult",
+    "SendImage",
+    "SendText",
+    "TruncateItem",
+]
+
+
+@attrs.define(kw_only=True)
+class Command:
+    """The base of all commands. ``command_name`` is the class name in snake case."""
+
+    command_name: ClassVar[str] = "command"
+
+    event_id: str = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.command_name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON-lines spelling: ``name`` and the fields that differ from their default; sound and images as their length in bytes.
+
+        A field that is itself called ``name`` (of a tool) is spelled ``tool_name``.
+        """
+        value: dict[str, Any] = {"name": self.command_name}
+        for field in attrs.fields(type(self)):
+            given = getattr(self, field.name)
+            default = field.default.factory() if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
+            if given != default:
+                value["tool_name" if field.name == "name" else field.name] = _plain(given)
+        return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, RealtimeConfig):
+        return value.to_dict()
+    return len(value) if isinstance(value, (bytes, bytearray, memoryview)) else value
+
+
+@attrs.define(kw_only=True)
+class Configure(Command):
+    """Put a configuration in force. ``changes`` are raw session fields, merged last."""
+
+    config: RealtimeConfig
+    changes: Mapping[str, Any] | None = None
+
+
+@attrs.define(kw_only=True)
+class SendAudio(Command):
+    """A piece of the user's sound, in the session's input format."""
+
+    audio: bytes
+
+
+@attrs.define(kw_only=True)
+class CommitAudio(Command):
+    """The user has finished: make an item of the sound sent so far (manual turns)."""
+
+
+@attrs.define(kw_only=True)
+class ClearAudio(Command):
+    """Forget the sound that was sent and not yet committed."""
+
+
+@attrs.define(kw_only=True)
+class SendText(Command):
+    """Something the user wrote."""
+
+    text: str
+    item_id: str = ""
+
+
+@attrs.define(kw_only=True)
+class SendContext(Command):
+    """Knowledge or history for the model; no answer is asked. ``role``: ``system``, ``user`` or ``assistant``."""
+
+    text: str
+    role: str = "system"
+    context_id: str = ""
+    previous_item_id: str = ""
+
+
+@attrs.define(kw_only=True)
+class SendFunctionResult(Command):
+    """What a tool returned, as text. ``name`` is needed where the service joins by name; ``is_error`` says the tool failed."""
+
+    call_id: str
+    output: str
+    name: str = ""
+    is_error: bool = False
+
+
+@attrs.define(kw_only=True)
+class CreateResponse(Command):
+    """Ask for an answer now.
+
+    All fields are optional and replace the session's for this answer. ``out_of_band`` keeps the answer out of the conversation
+    (tell it apart by ``metadata``); ``input`` replaces the context. ``after_text`` is set by ``send_text``: the gateway wants the
+    modalities named then.
+    """
+
+    instructions: str | None = None
+    modalities: list[str] | None = None
+    voice: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    max_output_tokens: int | str | None = None
+    metadata: dict[str, str] | None = None
+    out_of_band: bool = False
+    input: list[dict[str, Any]] | None = None
+    after_text: bool = False
+
+
+@attrs.define(kw_only=True)
+class CancelResponse(Command):
+    """Stop the running answer, or the one named."""
+
+    response_id: str = ""
+
+
+@attrs.define(kw_only=True)
+class TruncateItem(Command):
+    """Tell the service that only the first ``audio_end_ms`` of an answer were heard."""
+
+    item_id: str
+    audio_end_ms: int
+    content_index: int = 0
+
+
+@attrs.define(kw_only=True)
+class DeleteItem(Command):
+    """Take an item out of the conversation."""
+
+    item_id: str
+
+
+@attrs.define(kw_only=True)
+class RetrieveItem(Command):
+    """Ask for an item as the service keeps it; it comes as `ItemRetrieved`."""
+
+    item_id: str
+
+
+@attrs.define(kw_only=True)
+class SendImage(Command):
+    """A picture from the user: the file's bytes and its media type (``image/png``, ``image/jpeg``), with words if given."""
+
+    image: bytes
+    media_type: str
+    text: str = ""
+
+
+@attrs.define(kw_only=True)
+class Say(Command):
+    """Speak this text word by word."""
+
+    text: str
+    voice: str = ""
+    interruptible: bool = True
+
+
+@attrs.define(kw_only=True)
+class ApproveMcpCall(Command):
+    """Answer an `McpApprovalRequested`."""
+
+    approval_id: str
+    approve: bool
+    reason: str = ""
+
+
+@attrs.define(kw_only=True)
+class Pong(Command):
+    """Answer an application-level `Ping`."""
+
+    ping_id: int
+
+
+@attrs.define(kw_only=True)
+class RawEvent(Command):
+    """Anything else, sent as it is: a dict becomes JSON text, str a text message, bytes a binary one."""
+
+    value: dict[str, Any] | str | bytes
+
+
+COMMANDS: dict[str, type[Command]] = {
+    command.command_name: command
+    for command in map(globals().get, __all__)
+    if isinstance(command, type) and issubclass(command, Command) and command is not Command
+}
+"""Every command class by its name."""

@@ -1,0 +1,45 @@
+"""One exchange as it was heard; data only."""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["ToolCall", "Turn"]
+
+
+@attrs.define(kw_only=True)
+class ToolCall:
+    """One call of a tool within a turn: ``arguments`` is JSON text, ``output`` what was sent back (``None`` = nothing yet)."""
+
+    name: str
+    call_id: str
+    arguments: str = ""
+    output: str | None = None
+
+
+@attrs.define(kw_only=True)
+class Turn:
+    """What the user said and what the assistant answered.
+
+    ``user`` and ``assistant`` are transcripts; ``heard_ms`` is how much of the answer was played before it was cut off (``None`` = all
+    of it, or nothing plays here). Times are seconds since the client connected; ``None`` = did not happen.
+    """
+
+    number: int
+    user: str = ""
+    assistant: str = ""
+    interrupted: bool = False
+    heard_ms: int | None = None
+    tool_calls: list[ToolCall] = attrs.field(factory=list)
+    response_ids: list[str] = attrs.field(factory=list)
+    speech_started_at: float | None = None
+    speech_stopped_at: float | None = None
+    first_audio_at: float | None = None
+    ended_at: float | None = None
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from the end of the user's speech to the first sound of the answer; ``None`` if either is missing."""
+        if self.speech_stopped_at is None or self.first_audio_at is None:
+            return None
+        return self.first_audio_at - self.speech_stopped_at
