@@ -1,0 +1,92 @@
+"""The user speaks, or the program interrupts: playback stops, the answer is cancelled, and the service learns what was heard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from qai_realtime_sync.commands import CancelResponse
+from qai_realtime_sync.events import Event
+
+if TYPE_CHECKING:
+    from qai_realtime_sync.client.call import Call
+
+__all__ = ["interrupt", "speech_began", "speech_ended", "stop_playing", "watch_playback"]
+
+_LOOK_AGAIN = 0.05
+
+
+def speech_began(call: Call) -> list[Event]:
+    """React to the user's speech; with ``min_speech`` only once it has lasted that long."""
+    if call.playback is None or call.options.barge_in is False:
+        return []
+    if call.options.min_speech <= 0:
+        return stop_playing(call, "barge_in")
+    if call.speech_timer is None:
+        call.speech_timer = call.sender.after(call.options.min_speech, lambda: _spoke_long_enough(call))
+    return []
+
+
+def speech_ended(call: Call) -> None:
+    """A noise that was shorter than ``min_speech`` does not interrupt."""
+    timer, call.speech_timer = call.speech_timer, None
+    if timer is not None:
+        timer.cancel()
+
+
+def _spoke_long_enough(call: Call) -> None:
+    call.speech_timer = None
+    for event in stop_playing(call, "barge_in"):
+        call.announce(event)
+
+
+def stop_playing(call: Call, reason: Literal["barge_in", "interrupt"]) -> list[Event]:
+    """Silence the sink, cancel the answer if it still grows, and cut it at what was heard. Returns what to tell.
+
+    The order matters: the ears first, then the wire. The service may have cancelled by itself; the error that answers our cancel then is
+    benign.
+    """
+    stopped = call.playback.stop(reason) if call.playback is not None else None
+    if stopped is None:
+        return []
+    call.make_void(stopped.void)
+    active = call.responses.active
+    if active and active in stopped.void:
+        _cancel(call, active)
+    if call.dialect is not None:
+        unsupported = call.dialect.traits.unsupported
+        call.submit_quietly(cut for cut in stopped.cuts if type(cut) not in unsupported)
+    return [stopped.event]
+
+
+def interrupt(call: Call) -> list[Event]:
+    """Stop what plays and what is being made, on the program's word."""
+    active = call.responses.active
+    told = stop_playing(call, "interrupt")
+    if active and active not in call.void:
+        call.make_void([active])
+        _cancel(call, active)
+    return told
+
+
+def watch_playback(call: Call) -> None:
+    """Look when the sink must have played everything, and tell `PlaybackStopped` with reason ``finished``."""
+    if call.playback is not None and call.playback_timer is None:
+        seconds = max(_LOOK_AGAIN, call.playback.seconds_left)
+        call.playback_timer = call.sender.after(seconds, lambda: _look_at_playback(call))
+
+
+def _look_at_playback(call: Call) -> None:
+    call.playback_timer = None
+    playback = call.playback
+    if playback is None:
+        return
+    event = playback.finished()
+    if event is not None:
+        call.announce(event)
+    elif playback.seconds_left > 0:
+        watch_playback(call)
+
+
+def _cancel(call: Call, response_id: str) -> None:
+    if call.dialect is not None and CancelResponse not in call.dialect.traits.unsupported:
+        call.submit_quietly([CancelResponse(response_id=response_id)])

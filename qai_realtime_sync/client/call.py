@@ -1,0 +1,387 @@
+"""One live conversation as its threads see it: what they share, how events are delivered, how commands go out.
+
+Threads hold a `Call`, never the public `RealtimeClient`, so that a client that nobody refers to any more can be collected.
+
+Handlers run one at a time and in order. The reader delivers what the service says; what other threads have to tell (a tool that failed,
+playback that was stopped by the program) is delivered by them through the same queue. Whoever holds the delivery token runs handlers;
+the reader waits for the token, other threads leave their event to its holder.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from qai_realtime_sync.client.handlers import Handlers, Registration
+from qai_realtime_sync.client.lane import Lane
+from qai_realtime_sync.client.lifecycle import Lifecycle
+from qai_realtime_sync.client.options import Options
+from qai_realtime_sync.client.outbox import Outbox
+from qai_realtime_sync.client.reactions import react
+from qai_realtime_sync.client.sender import Sender, Timer
+from qai_realtime_sync.client.sound import SoundPath
+from qai_realtime_sync.client.waiting import Waiting
+from qai_realtime_sync.commands import CancelResponse, Command, CreateResponse, SendAudio, SendFunctionResult
+from qai_realtime_sync.config import Tool
+from qai_realtime_sync.conversation.playback import Playback
+from qai_realtime_sync.conversation.responses import Responses
+from qai_realtime_sync.conversation.tools import ToolCalls, ToolPool
+from qai_realtime_sync.conversation.turns import Turns
+from qai_realtime_sync.errors import (
+    ConfigError,
+    ForkedClientError,
+    NotConnectedError,
+    OutboxFullError,
+    RealtimeError,
+    UnsupportedCommandError,
+)
+from qai_realtime_sync.events import ErrorReceived, Event, FunctionCall, HandlerFailed, StateChanged
+
+if TYPE_CHECKING:
+    from qai_realtime_sync.dialects import Dialect
+    from qai_realtime_sync.transport import Cancellation, Connection
+
+__all__ = ["Call", "log"]
+
+log = logging.getLogger("qai_realtime_sync")
+
+_REMEMBERED = 256
+
+
+class Call:
+    """Everything that belongs to one conversation; made with the client, without thread or I/O."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.config = options.config
+        self.clock = options.clock
+        self.pid = os.getpid()
+        self.lock = threading.Lock()  # guards lifecycle, closing, connection, cancellation
+        self.lifecycle = Lifecycle()
+        self.connection: Connection | None = None
+        self.cancellation: Cancellation | None = None
+        self.dialect: Dialect | None = None
+        self.closing = False
+        self.close_code, self.close_reason = 1000, ""
+        self.opened = threading.Event()  # set when the first attempt to connect has ended, well or not
+        self.over = threading.Event()  # set when Closed was delivered
+        self.wake_backoff = threading.Event()
+        self.connect_error: BaseException | None = None
+        self.session_id = ""
+        self.connected_at = 0.0
+        self.handlers = Handlers(self._in_background, self.handler_failed)
+        self.waiting = Waiting()
+        self.outbox = Outbox(
+            max_commands=options.max_commands,
+            max_audio=options.max_audio,
+            bytes_per_second=self.config.input_audio.bytes_per_second,
+            drop_oldest_audio=options.overflow == "drop_oldest",
+            sent=self._was_sent,
+        )
+        self.sender = Sender(self.clock, self._flush)
+        self.lane = Lane()
+        self.sound = SoundPath(self.config)
+        self.responses = Responses()
+        self.pool = ToolPool(size=options.tool_threads, answer=self._tool_answered, failed=self._tool_failed, after=self.sender.after)
+        self.calls = ToolCalls(run=self.pool.run, is_theirs=self._is_theirs, items=True, asks=True)
+        for tool in self.config.tools:
+            if isinstance(tool, Tool):
+                self.calls.add(tool)
+        self.turns = Turns()
+        self.playback: Playback | None = None
+        self.playback_timer: Timer | None = None
+        self.speech_timer: Timer | None = None
+        self.void: dict[str, None] = {}  # answers that were stopped: what still comes of them is not for anybody's ears
+        self.last_error: ErrorReceived | None = None
+        self.reader: threading.Thread | None = None
+        self.observers: tuple[Callable[[Event | Command, float], None], ...] = ()
+        self._settling = 0  # results that are between "given" and "sent"; guarded by lock
+        self._ids = itertools.count(1)
+        self._prefix = secrets.token_hex(3)
+        self._commands: collections.OrderedDict[str, Command] = collections.OrderedDict()
+        self._delivery = threading.Condition()  # guards _due and _delivering
+        self._due: collections.deque[Event] = collections.deque()
+        self._delivering: int | None = None
+
+    # -- checks ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_ours(self) -> bool:
+        """False in a process that was forked after the client was made."""
+        return os.getpid() == self.pid
+
+    def check_process(self) -> None:
+        """Raises: `ForkedClientError` in a process that is not the one that made the client."""
+        if not self.is_ours:
+            raise ForkedClientError(
+                f"this client was made in process {self.pid} and cannot be used in its child {os.getpid()}: make a client in each "
+                "process, after the fork (in gunicorn without --preload or in post_fork, in Celery in the task)"
+            )
+
+    def check_not_in_handler(self, what: str) -> None:
+        """Raises: `RealtimeError` in a handler, where waiting would wait for itself."""
+        if self._delivering == threading.get_ident() or self.reader is threading.current_thread():
+            raise RealtimeError(
+                f"{what} cannot wait in a handler: the events it waits for come on this very thread; "
+                "register the handler with background=True, or do it in another thread",
+                code="called_in_handler",
+            )
+
+    @property
+    def in_delivery(self) -> bool:
+        """True on the thread that runs handlers just now, and on the reader."""
+        return self._delivering == threading.get_ident() or self.reader is threading.current_thread()
+
+    # -- commands -------------------------------------------------------------------------------------------------------------
+
+    def submit(self, command: Command) -> str:
+        """Send a command, or hold it until it may be sent. Return its event id.
+
+        Raises: `UnsupportedCommandError`, `OutboxFullError`, `NotConnectedError`.
+        """
+        if not isinstance(command, SendAudio):
+            self.remember(command)
+        if isinstance(command, CreateResponse):
+            self._request(command)
+        elif isinstance(command, CancelResponse):
+            self._post_all(self.responses.cancel(command))
+        else:
+            self._post(command)
+        return command.event_id
+
+    def submit_quietly(self, commands: Iterable[Command]) -> None:
+        """Send commands of the client's own; what cannot be sent is logged, because no caller is there to be told."""
+        for command in commands:
+            try:
+                self.submit(command)
+            except (NotConnectedError, UnsupportedCommandError) as error:
+                log.debug("%s was not sent: %s", command.command_name, error)
+            except OutboxFullError as error:
+                log.warning("%s was not sent: %s", command.command_name, error)
+
+    def answer_call(self, command: SendFunctionResult, *, respond: bool) -> str:
+        """Send a tool's result and, when it is the last one of its answer, the request for the next answer."""
+        self.remember(command)
+        with self.lock:
+            self._settling += 1
+        try:
+            for one in self.calls.answer(command, respond=respond):
+                self.submit(one)
+        finally:
+            with self.lock:
+                self._settling -= 1
+        return command.event_id
+
+    @property
+    def is_busy(self) -> bool:
+        """True while an answer runs, was asked for, or will be when a tool has answered."""
+        return self.responses.is_busy or self.calls.is_busy or self._settling > 0
+
+    def add_tool(self, tool: Tool) -> None:
+        """Register a tool for the next connect. Raises: `ConfigError` once connected, or for a name that is taken."""
+        if self.lifecycle.state != "idle":
+            raise ConfigError(f"tool {tool.name} comes too late: register tools before connect(), so that the service learns of them")
+        self.calls.add(tool)
+        self.config = attrs.evolve(self.config, tools=[*self.config.tools, tool])
+
+    def remember(self, command: Command) -> None:
+        """Give a command its id and keep it for a while, so that an error that names it can be tied to it."""
+        if not command.event_id:
+            command.event_id = f"evt_{self._prefix}_{next(self._ids)}"
+        self._commands[command.event_id] = command
+        while len(self._commands) > _REMEMBERED:
+            self._commands.popitem(last=False)
+
+    def command_of(self, event_id: str) -> Command | None:
+        """The command that was sent with this id, if it is not long ago."""
+        return self._commands.get(event_id) if event_id else None
+
+    def _request(self, command: CreateResponse) -> None:
+        for allowed in self.responses.request(command):
+            try:
+                self._post(allowed)
+            except RealtimeError:
+                self.responses.withdraw(command)
+                raise
+
+    def _post_all(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            self._post(command)
+
+    def post_held(self, commands: Iterable[Command]) -> None:
+        """Send requests whose turn has come; they were checked when they were made."""
+        for command in commands:
+            try:
+                self._post(command)
+            except RealtimeError as error:
+                log.warning("a held request for an answer was not sent: %s", error)
+
+    def _post(self, command: Command) -> None:
+        if not isinstance(command, SendAudio):
+            self.remember(command)
+        self.outbox.put(command)
+
+    def _was_sent(self, command: Command) -> None:
+        at = self.clock() - self.connected_at
+        self.turns.sent(command, at)
+        for observe in self.observers:
+            observe(command, self.clock())
+
+    def _flush(self, timeout: float | None) -> None:
+        connection = self.connection
+        if connection is not None:
+            connection.flush(timeout)
+        self.outbox.flushed()
+
+    # -- events ---------------------------------------------------------------------------------------------------------------
+
+    def deliver(self, events: Iterable[Event]) -> None:
+        """Hand events to the client's own parts and to the handlers; for the reader, which waits its turn."""
+        me = threading.get_ident()
+        with self._delivery:
+            while self._delivering is not None and self._delivering != me:
+                self._delivery.wait()
+            self._due.extend(events)
+            if self._delivering == me:
+                return
+            self._delivering = me
+        self._drain()
+
+    def announce(self, event: Event) -> None:
+        """Tell something from a thread that is not the reader; never waits for a handler that runs elsewhere."""
+        if threading.current_thread() is self.sender.thread:
+            self.lane.post(lambda: self.announce(event))  # a handler must not hold up what keeps the connection alive
+            return
+        with self._delivery:
+            self._due.append(event)
+            if self._delivering is not None:
+                return
+            self._delivering = threading.get_ident()
+        self._drain()
+
+    def to_state(self, new: str) -> StateChanged | None:
+        """Make a transition of the life cycle; the caller delivers the event."""
+        with self.lock:
+            return self.lifecycle.to(new)
+
+    def _drain(self) -> None:
+        while True:
+            with self._delivery:
+                if not self._due:
+                    self._delivering = None
+                    self._delivery.notify()
+                    return
+                event = self._due.popleft()
+            try:
+                caused = react(self, event)
+                if caused is None:
+                    continue  # void: not for anybody's ears
+                self.tell(event)
+                if caused:
+                    with self._delivery:
+                        self._due.extendleft(reversed(caused))
+            except Exception:  # a bug of ours must not end the conversation without a word
+                log.exception("the event %s could not be delivered", event.event_name)
+
+    def tell(self, event: Event) -> None:
+        """Wake who waits for the event, then call its handlers; on the thread that delivers."""
+        self.waiting.offer(event)
+        for observe in self.observers:
+            observe(event, self.clock())
+        self.handlers.dispatch(event)
+
+    def _in_background(self, registration: Registration, event: Event) -> None:
+        self.lane.post(lambda: self.handlers.run(registration, event))
+
+    # -- failures -------------------------------------------------------------------------------------------------------------
+
+    def handler_failed(self, registration: Registration, event: Event, error: BaseException) -> None:
+        """Report a handler's exception as the client's policy says; the conversation lives on unless that says otherwise."""
+        log.error("handler %s failed on %s", registration.name, event.event_name, exc_info=error)
+        wants_exit = not isinstance(error, Exception)  # SystemExit, KeyboardInterrupt: the program means to end
+        if self.options.on_handler_error == "raise" or wants_exit:
+            self.waiting.fail(error)
+        if (self.options.on_handler_error == "close" or wants_exit) and self.request_close(1000, ""):
+            self.close_from_handler()
+        if not isinstance(event, HandlerFailed):
+            self.announce(HandlerFailed(event=event, handler=registration.name, error=error))
+
+    def sink_failed(self, event: Event, error: BaseException) -> None:
+        """Report that what `play_to` was given raised."""
+        log.error("the sink of play_to failed", exc_info=error)
+        self.announce(HandlerFailed(event=event, handler="play_to", error=error))
+
+    def make_void(self, response_ids: Iterable[str]) -> None:
+        """Drop what still comes of these answers."""
+        for response_id in response_ids:
+            if response_id:
+                self.void[response_id] = None
+        while len(self.void) > _REMEMBERED:
+            del self.void[next(iter(self.void))]
+
+    def _tool_failed(self, call: FunctionCall, name: str, error: BaseException) -> None:
+        log.error("tool %s failed", name, exc_info=error)
+        if self.options.on_handler_error == "raise":
+            self.waiting.fail(error)
+        self.announce(HandlerFailed(event=call, handler=name, error=error))
+
+    # -- tools ----------------------------------------------------------------------------------------------------------------
+
+    def _tool_answered(self, call: FunctionCall, output: str, is_error: bool) -> None:
+        command = SendFunctionResult(call_id=call.call_id, output=output, name=call.name, is_error=is_error)
+        try:
+            self.answer_call(command, respond=True)
+        except RealtimeError as error:
+            log.warning("the result of %s was not sent: %s", call.name, error)
+
+    def _is_theirs(self, name: str) -> bool:
+        return self.handlers.any_for(FunctionCall) or any(_tool_name(tool) == name for tool in self.config.tools)
+
+    # -- closing --------------------------------------------------------------------------------------------------------------
+
+    def request_close(self, code: int, reason: str) -> bool:
+        """Begin to close without waiting; True if this call was the first to ask."""
+        with self.lock:
+            if self.closing or self.lifecycle.is_over:
+                return False
+            self.closing = True
+            self.close_code, self.close_reason = code, reason
+            cancellation = self.cancellation
+            changed = self.lifecycle.to("closing")
+        self.outbox.close("the client was closed")
+        if cancellation is not None:
+            cancellation.cancel()
+        self.wake_backoff.set()
+        if changed is not None:
+            self.announce(changed)
+        return True
+
+    def close_from_handler(self) -> None:
+        """Let the sender close the connection: a handler must not wait for what comes on its own thread."""
+        self.sender.after(0, lambda: self.close_connection(self.options.close_timeout / 2))
+
+    def close_connection(self, timeout: float) -> None:
+        """Give what is queued a moment, say goodbye, and end the connection within ``timeout`` seconds."""
+        deadline = self.clock() + timeout
+        connection = self.connection
+        if connection is None:
+            return
+        if threading.current_thread() is not self.sender.thread:
+            self.outbox.drain(timeout / 3)
+        connection.close(self.close_code, self.close_reason, timeout=max(0.05, deadline - self.clock()))
+
+
+def _tool_name(tool: Any) -> str:
+    if isinstance(tool, Tool):
+        return tool.name
+    name = tool.get("name") if isinstance(tool, dict) else None
+    nested = tool.get("function") if isinstance(tool, dict) else None
+    return str(name or (nested.get("name") if isinstance(nested, dict) else "") or "")

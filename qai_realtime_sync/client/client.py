@@ -1,0 +1,274 @@
+"""`RealtimeClient`: one live conversation, for programs without an event loop."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from qai_realtime_sync.client import closing
+from qai_realtime_sync.client.access import Access
+from qai_realtime_sync.client.call import Call
+from qai_realtime_sync.client.lifecycle import ReconnectPolicy
+from qai_realtime_sync.client.listening import Listening
+from qai_realtime_sync.client.options import ClientOptions, Options
+from qai_realtime_sync.client.outbox import OutboxCounts
+from qai_realtime_sync.client.reader import Reader
+from qai_realtime_sync.client.speaking import Speaking
+from qai_realtime_sync.config import RealtimeConfig, RealtimeSession, Tool
+from qai_realtime_sync.conversation.playback import Playback, Sink
+from qai_realtime_sync.errors import ConfigError, NotConnectedError, RealtimeTimeoutError
+from qai_realtime_sync.turns import Turn
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["RealtimeClient"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_EXTRA_WAIT = 0.5
+
+
+class RealtimeClient(Listening, Speaking):
+    """One voice conversation with the QAI gateway, or straight with a service (`direct`).
+
+    Register handlers, then ``connect()``, or use it as a context manager. A background thread reads and calls the handlers in order;
+    every method may be called from any thread. One client is one life: after `Closed` make a new one.
+
+    | argument | default | meaning |
+    |---|---|---|
+    | ``api_key`` | env ``QAI_API_KEY`` | the gateway's key |
+    | ``config`` | ``RealtimeConfig()`` | voice, instructions, tools, formats |
+    | ``base_url`` | env ``QAI_BASE_URL``, else the gateway | ``https://``, or ``http://127.0.0.1:PORT`` of a local server |
+    | ``provider``, ``dialect`` | ``""``, ``"auto"`` | which service answers, and how it spells things |
+    | ``reconnect`` | ``True`` | after a loss; False, or a `ReconnectPolicy` |
+    | ``headers`` | ``{}`` | further headers of the upgrade |
+    | ``connect_timeout``, ``close_timeout`` | 15 s (direct 10 s), 3 s | from DNS to readiness; until everything is gone |
+    | ``ping_interval``, ``pong_timeout`` | 10 s, 8 s | how a dead peer is noticed; ``ping_interval=None`` turns it off |
+    | ``on_handler_error`` | ``"log"`` | and go on; ``"raise"`` it in whoever waits; ``"close"`` the conversation |
+    | ``barge_in``, ``min_speech`` | on with ``play_to``, 0 s | stop playing when the user speaks (that long) |
+    | ``overflow`` | ``"error"`` | more than ``max_audio`` (30 s) waiting raises; ``"drop_oldest"`` drops and counts |
+    | ``tool_threads`` | 4 | how many tools run at once |
+    | ``ssl_context``, ``proxy``, ``allow_insecure`` | – | an `ssl.SSLContext`; a proxy URL, or False for none; a key over ``ws://`` |
+    | ``clock``, ``random``, ``dialer`` | – | replaced in tests |
+
+    Raises: `ConfigError` for a wrong argument. Making a client starts no thread, opens nothing and reads no environment.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        config: RealtimeConfig | None = None,
+        *,
+        base_url: str | None = None,
+        provider: str = "",
+        mint: bool = False,
+        dialect: Any = "auto",
+        reconnect: bool | ReconnectPolicy = True,
+        headers: Mapping[str, str] | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> None:
+        self._begin(
+            Options(
+                api_key=api_key,
+                config=config if config is not None else RealtimeConfig(),
+                base_url=base_url,
+                provider=provider,
+                mint=mint,
+                dialect=dialect,
+                reconnect=reconnect,
+                headers=headers or {},
+                **_known(options),
+            )
+        )
+
+    @classmethod
+    def direct(
+        cls,
+        url: str,
+        token: str = "",
+        config: RealtimeConfig | None = None,
+        *,
+        dialect: Any = "auto",
+        provider: str = "",
+        reconnect: bool | ReconnectPolicy = True,
+        headers: Mapping[str, str] | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> RealtimeClient:
+        """A client that connects straight to a service: its address and a minted token or key, or a signed URL alone.
+
+        ``dialect``: ``"auto"`` (from address and model), or a name. The other arguments are those of the class.
+
+        Raises: `ConfigError`.
+        """
+        if not isinstance(url, str) or not url:
+            raise ConfigError("direct() needs the address of the service, like wss://api.x.ai/v1/realtime", code="invalid_base_url")
+        client = cls.__new__(cls)
+        client._begin(
+            Options(
+                config=config if config is not None else RealtimeConfig(),
+                session=RealtimeSession(url=url, ephemeral_token=token, provider=provider),
+                provider=provider,
+                dialect=dialect,
+                reconnect=reconnect,
+                headers=headers or {},
+                **_known(options),
+            )
+        )
+        return client
+
+    def _begin(self, options: Options) -> None:
+        self._call = Call(options)
+        self._finalizer = weakref.finalize(self, closing.abandon, self._call)
+        self._finalizer.atexit = False
+
+    # -- life -------------------------------------------------------------------------------------------------------------------
+
+    def connect(self, timeout: float | None = None) -> RealtimeClient:
+        """Connect and return when the service is ready, within ``timeout`` seconds from DNS to readiness (15, direct 10).
+
+        Raises: `ConfigError` for what is missing or wrong; `ApiError` when the service refuses; `ConnectError`;
+        `ConnectionClosedError`; `RealtimeTimeoutError`; `NotConnectedError` for a client that was connected before.
+        """
+        call = self._call
+        call.check_process()
+        access = Access(call.options)
+        reader = Reader(call, access, timeout)
+        with call.lock:
+            if call.lifecycle.state != "idle" or call.reader is not None:
+                raise NotConnectedError(
+                    f"this client is {call.lifecycle.state}: one client is one conversation; make a new RealtimeClient",
+                    code="already_used",
+                )
+            call.reader = threading.Thread(target=reader.run, name="qai-reader", daemon=True)
+        call.connected_at = call.clock()
+        closing.end_with_process(call)
+        call.sender.start()
+        call.reader.start()
+        try:
+            self._await_opening(timeout)
+        except BaseException:
+            closing.abort(call)
+            call.over.wait(call.options.close_timeout)
+            raise
+        return self
+
+    def _await_opening(self, timeout: float | None) -> None:
+        call = self._call
+        # The reader and its timers keep the deadline; the extra moment lets them say what happened.
+        longest = timeout or call.options.connect_timeout
+        opened = call.opened.wait(None if longest is None else longest + _EXTRA_WAIT)
+        if not opened:
+            raise RealtimeTimeoutError(f"no connection within {longest:g} s")
+        if call.connect_error is not None and call.lifecycle.state != "open" and call.over.is_set():
+            closing.join(call, call.clock() + call.options.close_timeout)
+            raise call.connect_error
+        if call.over.is_set():
+            raise NotConnectedError("the client was closed while it connected")
+
+    def close(self, code: int = 1000, reason: str = "", timeout: float | None = None) -> None:
+        """End the conversation: what is queued gets a moment, then goodbye; returns within ``timeout`` (3) seconds.
+
+        Legal in every state, from any thread and any number of times. In a handler it only begins to close and returns at once;
+        `Closed` comes after the handler.
+        """
+        self._call.check_process()
+        closing.close(self._call, code, reason, self._call.options.close_timeout if timeout is None else timeout)
+
+    def abort(self) -> None:
+        """End the conversation now, without goodbye: every blocked call returns within a tenth of a second."""
+        self._call.check_process()
+        closing.abort(self._call)
+
+    def __enter__(self) -> RealtimeClient:
+        return self.connect()
+
+    def __exit__(self, *_: object) -> None:
+        if self._call.is_ours:
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<RealtimeClient {self.state}{' ' + self.session_id if self.session_id else ''}>"
+
+    @property
+    def state(self) -> str:
+        """``idle``, ``connecting``, ``handshaking``, ``open``, ``backoff``, ``closing``, ``closed`` or ``failed``."""
+        return self._call.lifecycle.state
+
+    @property
+    def is_connected(self) -> bool:
+        """True while the conversation is open."""
+        return self._call.lifecycle.state == "open"
+
+    @property
+    def session_id(self) -> str:
+        """The service's id of the session, or ``""``."""
+        return self._call.session_id
+
+    @property
+    def config(self) -> RealtimeConfig:
+        """The configuration in force."""
+        return self._call.config
+
+    @property
+    def conversation(self) -> list[Turn]:
+        """The turns so far, in order; copies."""
+        return self._call.turns.snapshot()
+
+    @property
+    def outbox(self) -> OutboxCounts:
+        """How many commands were sent, failed and dropped, and how many wait."""
+        return self._call.outbox.counts
+
+    # -- sound and tools --------------------------------------------------------------------------------------------------------
+
+    def play_to(self, sink: Sink) -> None:
+        """Play the assistant's sound to ``sink``: ``write(bytes)``, ``clear()`` and, best, ``played_ms``; none may block.
+
+        Turns automatic barge-in on: when the user speaks, the sink is cleared, the answer cancelled, and the service told what was
+        heard (``barge_in=False`` of the client turns it off).
+
+        Raises: `ConfigError` if a method is missing.
+        """
+        missing = [name for name in ("write", "clear") if not callable(getattr(sink, name, None))]
+        if missing:
+            raise ConfigError(f"play_to needs an object with write(bytes) and clear(); missing: {', '.join(missing)}")
+        self._call.playback = Playback(sink, self._call.config.output_audio, self._call.clock)
+
+    @overload
+    def tool(self, function: F) -> F: ...
+    @overload
+    def tool(
+        self,
+        function: None = None,
+        *,
+        name: str = "",
+        description: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        timeout: float = 30.0,
+    ) -> Callable[[F], F]: ...
+    def tool(self, function: Any = None, *, name: str = "", description: str = "", parameters: Any = None, timeout: float = 30.0) -> Any:
+        """Let the model call this function: ``@client.tool``. It runs off the reader, and its result goes back by itself.
+
+        Name, description and JSON Schema come from the function, its docstring and its annotations, or from the arguments.
+
+        Raises: `ConfigError` for an async function, an annotation without a schema, a name that is taken, or once connected.
+        """
+        if function is None:
+            return lambda f: self.tool(f, name=name, description=description, parameters=parameters, timeout=timeout)
+        from qai_realtime_sync.conversation.schema import tool_from
+
+        made = tool_from(function, name=name, description=description, parameters=parameters, timeout=timeout)
+        self._call.add_tool(made)
+        return function
+
+
+def _known(options: Any) -> dict[str, Any]:
+    for name in options:
+        if name not in _OPTION_NAMES:
+            raise ConfigError(f"RealtimeClient has no argument {name!r}; it has: {', '.join(sorted(_OPTION_NAMES))}")
+    return dict(options)
+
+
+_OPTION_NAMES = frozenset(ClientOptions.__annotations__)

@@ -1,0 +1,88 @@
+"""How a client ends: from any thread, in any state, bounded; and how all clients of a process end with it."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from qai_realtime_sync.events import Closed, Event
+
+if TYPE_CHECKING:
+    from qai_realtime_sync.client.call import Call
+
+__all__ = ["abandon", "abort", "close", "end_with_process", "join"]
+
+_open_calls: weakref.WeakSet[Call] = weakref.WeakSet()
+_registered = False
+
+
+def close(call: Call, code: int, reason: str, timeout: float) -> None:
+    """End the conversation in an orderly way and wait for it, ``timeout`` seconds at most; in a handler only begin to end it."""
+    deadline = call.clock() + timeout
+    first = call.request_close(code, reason)
+    if call.reader is None:
+        if first:
+            _never_opened(call)
+        return
+    if call.in_delivery:
+        if first:
+            call.close_from_handler()
+        return
+    call.close_connection(max(0.05, (deadline - call.clock()) / 2))
+    if not call.over.wait(max(0.0, deadline - call.clock() - 0.2)):
+        abort(call)
+        call.over.wait(max(0.05, deadline - call.clock()))
+    join(call, deadline)
+
+
+def abort(call: Call) -> None:
+    """End now, without goodbye; never waits."""
+    call.request_close(1006, "")
+    if call.reader is None:
+        _never_opened(call)
+        return
+    connection = call.connection
+    if connection is not None:
+        connection.abort()
+
+
+def abandon(call: Call) -> None:
+    """Nobody refers to the client any more: end it from a thread of its own, because the collector may run anywhere."""
+    if call.reader is not None and not call.over.is_set():
+        threading.Thread(target=close, args=(call, 1000, "", call.options.close_timeout), name="qai-closer", daemon=True).start()
+
+
+def end_with_process(call: Call) -> None:
+    """Close this conversation when the interpreter exits, if it is still open then."""
+    global _registered
+    _open_calls.add(call)
+    if not _registered:
+        _registered = True
+        atexit.register(_close_all)
+
+
+def _close_all() -> None:
+    for call in list(_open_calls):
+        if not call.over.is_set() and call.is_ours:
+            close(call, 1001, "", min(call.options.close_timeout, 2.5))
+
+
+def _never_opened(call: Call) -> None:
+    events: list[Event] = []
+    changed = call.to_state("closed")
+    if changed is not None:
+        events.append(changed)
+        unsent = call.outbox.end()
+        for event in (*events, Closed(code=None, clean=True, by="client", meaning="normal", unsent=unsent)):
+            call.announce(event)
+        call.lane.stop()
+    call.over.set()
+
+
+def join(call: Call, deadline: float) -> None:
+    """Wait for the threads that are ours; user code that does not return keeps only its own thread."""
+    for thread in (call.reader, call.sender.thread, call.lane.thread, *call.pool.threads):
+        if thread is not None and thread is not threading.current_thread() and thread.is_alive():
+            thread.join(max(0.0, deadline - call.clock()))

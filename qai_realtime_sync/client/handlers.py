@@ -1,0 +1,126 @@
+"""Who listens to what, and how a handler is run: in order, one at a time, its failure told and never fatal."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, TypeAlias
+
+import attrs
+
+from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.events import Event, event_class
+
+__all__ = ["Handler", "Handlers", "Registration"]
+
+Handler: TypeAlias = Callable[[Any], object]
+
+_log = logging.getLogger("qai_realtime_sync")
+_SLOW = 0.1
+
+
+@attrs.define(eq=False)
+class Registration:
+    """One handler and how it wants to be called."""
+
+    event: type[Event]
+    function: Handler
+    name: str
+    background: bool = False
+    once: bool = False
+    spent: bool = False
+
+
+class Handlers:
+    """The table of handlers. Registering is legal from any thread at any time; a handler that is removed is not called again."""
+
+    def __init__(
+        self, in_background: Callable[[Registration, Event], None], failed: Callable[[Registration, Event, BaseException], None]
+    ) -> None:
+        self._in_background = in_background
+        self._failed = failed
+        self._lock = threading.Lock()  # guards _registered and _resolved
+        self._registered: list[Registration] = []
+        self._resolved: dict[type[Event], tuple[Registration, ...]] = {}
+
+    def add(self, event: str | type[Event], function: Handler, *, background: bool = False, once: bool = False) -> None:
+        """Register ``function`` for an event. Raises: `ConfigError` for an unknown event or a function that cannot take one argument."""
+        cls = event_class(event)
+        name = check_handler(function)
+        with self._lock:
+            self._registered.append(Registration(cls, function, name, background, once))
+            self._resolved = {}
+
+    def remove(self, event: str | type[Event], function: Handler | None = None) -> None:
+        """Forget one handler of an event, or all of them."""
+        cls = event_class(event)
+        with self._lock:
+            for registration in self._registered:
+                if registration.event is cls and (function is None or registration.function == function):
+                    registration.spent = True
+            self._registered = [r for r in self._registered if not r.spent]
+            self._resolved = {}
+
+    def any_for(self, event: type[Event]) -> bool:
+        """Tell whether somebody listens to exactly this event."""
+        with self._lock:
+            return any(r.event is event for r in self._registered)
+
+    def dispatch(self, event: Event) -> None:
+        """Call the handlers of ``event`` in the order of their registration; never raises."""
+        for registration in self._resolved.get(type(event)) or self._resolve(type(event)):
+            if registration.spent:
+                continue
+            if registration.once:
+                self._spend(registration)
+            if registration.background:
+                self._in_background(registration, event)
+            else:
+                self.run(registration, event)
+
+    def run(self, registration: Registration, event: Event) -> None:
+        """Call one handler; a failure goes to ``failed``, slowness into the log."""
+        started = monotonic()
+        try:
+            registration.function(event)
+        except BaseException as error:  # also SystemExit: the reader must not die of it without a word
+            self._failed(registration, event, error)
+        took = monotonic() - started
+        if took > _SLOW and not registration.background:
+            _log.warning(
+                "handler %s for %s held up the conversation for %.0f ms; register it with background=True",
+                registration.name,
+                event.event_name,
+                took * 1000,
+            )
+
+    def _resolve(self, cls: type[Event]) -> tuple[Registration, ...]:
+        with self._lock:
+            found = tuple(r for r in self._registered if issubclass(cls, r.event))
+            self._resolved[cls] = found
+            return found
+
+    def _spend(self, registration: Registration) -> None:
+        with self._lock:
+            registration.spent = True
+            self._registered = [r for r in self._registered if r is not registration]
+            self._resolved = {}
+
+
+def check_handler(function: object) -> str:
+    """Return a handler's name for messages. Raises: `ConfigError` if it cannot be called with one argument, or is asynchronous."""
+    if not callable(function):
+        raise ConfigError(f"a handler must be callable, not {type(function).__name__}")
+    name = getattr(function, "__qualname__", None) or repr(function)
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):
+        raise ConfigError(f"handler {name} is an async function, and nothing here would await it; use a plain function")
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError as error:
+        raise ConfigError(f"handler {name} must take one argument, the event: {error}") from None
+    except ValueError:
+        pass  # a builtin without a signature: calling it is the only way to know
+    return str(name)

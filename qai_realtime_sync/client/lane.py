@@ -1,0 +1,49 @@
+"""One ordered lane for handlers that are slow by nature; its thread is started on first use."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Callable
+
+__all__ = ["Lane"]
+
+
+class Lane:
+    """Runs what it is given one after the other in a thread named ``qai-lane``.
+
+    `stop` lets what is queued finish: a database write that was promised is made. The thread is a daemon, so a handler that hangs cannot
+    keep the process.
+    """
+
+    def __init__(self) -> None:
+        self._work = threading.Condition()  # guards everything below
+        self._queue: collections.deque[Callable[[], None]] = collections.deque()
+        self._stopping = False
+        self.thread: threading.Thread | None = None
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Queue ``action``; never blocks. Actions must not raise."""
+        with self._work:
+            self._queue.append(action)
+            self._work.notify()
+            if self.thread is not None:
+                return
+            self.thread = threading.Thread(target=self._run, name="qai-lane", daemon=True)
+            thread = self.thread
+        thread.start()
+
+    def stop(self) -> None:
+        """End the thread once the queue is empty; never blocks."""
+        with self._work:
+            self._stopping = True
+            self._work.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._work:
+                self._work.wait_for(lambda: self._queue or self._stopping)
+                if not self._queue:
+                    return
+                action = self._queue.popleft()
+            action()

@@ -1,0 +1,102 @@
+"""What a client was made with; checked when it is made, data only."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypedDict
+
+import attrs
+
+from qai_realtime_sync.client.lifecycle import ReconnectPolicy, policy_of
+from qai_realtime_sync.config import RealtimeConfig, RealtimeSession
+from qai_realtime_sync.errors import ConfigError
+
+__all__ = ["DEFAULT_BASE_URL", "ClientOptions", "Options"]
+
+DEFAULT_BASE_URL = "https://api.quantumencoding.ai"
+_POLICIES = ("log", "raise", "close")
+
+
+def _check_config(_: object, __: object, value: object) -> None:
+    if not isinstance(value, RealtimeConfig):
+        raise ConfigError(f"config must be a RealtimeConfig, not {type(value).__name__}")
+
+
+def _check_policy(_: object, __: object, value: object) -> None:
+    if value not in _POLICIES:
+        raise ConfigError(f"on_handler_error must be one of {', '.join(_POLICIES)}, not {value!r}")
+
+
+def _check_seconds(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+        raise ConfigError(f"{attribute.name} must be a number of seconds above 0, not {value!r}")
+
+
+def _check_overflow(_: object, __: object, value: object) -> None:
+    if value not in ("error", "drop_oldest"):
+        raise ConfigError(f"overflow must be 'error' or 'drop_oldest', not {value!r}")
+
+
+def _check_text(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"{attribute.name} must be text, not {type(value).__name__}")
+
+
+class ClientOptions(TypedDict, total=False):
+    """The rarer arguments of a `RealtimeClient`, for type checkers."""
+
+    connect_timeout: float | None
+    close_timeout: float
+    ping_interval: float | None
+    pong_timeout: float
+    silent_after: float
+    on_handler_error: Literal["log", "raise", "close"]
+    barge_in: bool | None
+    min_speech: float
+    overflow: Literal["error", "drop_oldest"]
+    max_commands: int
+    max_audio: float
+    tool_threads: int
+    max_size: int
+    ssl_context: Any
+    proxy: str | Literal[False] | None
+    allow_insecure: bool
+    clock: Callable[[], float]
+    random: Callable[[], float]
+    dialer: Callable[..., Any] | None
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """The arguments of a `RealtimeClient`, see there."""
+
+    config: RealtimeConfig = attrs.field(factory=RealtimeConfig, validator=_check_config)
+    api_key: str | None = attrs.field(default=None, repr=False, validator=_check_text)
+    base_url: str | None = attrs.field(default=None, validator=_check_text)
+    session: RealtimeSession | None = None
+    provider: str = attrs.field(default="", validator=_check_text)
+    mint: bool = False
+    dialect: Any = "auto"
+    reconnect: ReconnectPolicy | None = attrs.field(factory=ReconnectPolicy, converter=policy_of)
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    connect_timeout: float | None = attrs.field(default=None, validator=_check_seconds)
+    close_timeout: float = attrs.field(default=3.0, validator=_check_seconds)
+    ping_interval: float | None = attrs.field(default=10.0, validator=_check_seconds)
+    pong_timeout: float = attrs.field(default=8.0, validator=_check_seconds)
+    silent_after: float = attrs.field(default=20.0, validator=_check_seconds)
+    on_handler_error: str = attrs.field(default="log", validator=_check_policy)
+    barge_in: bool | None = None
+    min_speech: float = 0.0
+    overflow: str = attrs.field(default="error", validator=_check_overflow)
+    max_commands: int = 1000
+    max_audio: float = attrs.field(default=30.0, validator=_check_seconds)
+    tool_threads: int = 4
+    max_size: int = 16 * 2**20
+    ssl_context: Any = attrs.field(default=None, repr=False)
+    proxy: str | Literal[False] | None = attrs.field(default=None, repr=False)
+    allow_insecure: bool = False
+    clock: Callable[[], float] = time.monotonic
+    random: Callable[[], float] = random.random
+    dialer: Callable[..., Any] | None = None

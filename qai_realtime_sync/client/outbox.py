@@ -1,0 +1,290 @@
+"""What waits to be sent: bounded, in order, each command with exactly one outcome; whoever holds the write token writes.
+
+The token is a flag, not a lock held over I/O. Its holder takes the next command and gives its frames to the connection without
+blocking; when the socket is full, the token passes to the sender thread, which may block. So a caller of ``send_*`` never waits for
+the network, and no two threads write at once.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+
+from qai_realtime_sync.commands import CancelResponse, Command, Pong, SendAudio, TruncateItem
+from qai_realtime_sync.errors import ConnectionClosedError, NotConnectedError, OutboxFullError
+from qai_realtime_sync.seam import Frame
+
+__all__ = ["Outbox", "OutboxCounts"]
+
+_OVERTAKES_AUDIO = (CancelResponse, TruncateItem)
+
+
+class _Speaks(Protocol):
+    def encode(self, command: Command) -> list[Frame]: ...
+
+
+class _Writes(Protocol):
+    def try_send(self, frame: Frame) -> bool: ...
+
+
+@attrs.define(kw_only=True)
+class OutboxCounts:
+    """Outcomes since the client was made: every command ends in exactly one of ``sent``, ``failed`` and ``dropped``.
+
+    ``sent`` means given to the kernel. ``dropped_audio`` is in seconds. ``waiting`` counts commands that have no outcome yet.
+    """
+
+    sent: int = 0
+    failed: int = 0
+    dropped: int = 0
+    waiting: int = 0
+    dropped_audio: float = 0.0
+
+
+@attrs.define(eq=False)
+class _Entry:
+    command: Command
+    frames: list[Frame]
+    dialect: _Speaks
+
+
+class Outbox:
+    """The queue between the program's threads and one socket at a time; it outlives connections.
+
+    ``max_commands`` and ``max_audio`` (seconds) bound it. ``drop_oldest_audio`` chooses what happens to more sound than that: the
+    oldest is dropped and counted, or `OutboxFullError`.
+    """
+
+    def __init__(
+        self, *, max_commands: int, max_audio: float, bytes_per_second: int, drop_oldest_audio: bool, sent: Callable[[Command], None]
+    ) -> None:
+        self._max_commands = max_commands
+        self._max_audio_bytes = int(max_audio * bytes_per_second)
+        self._bytes_per_second = bytes_per_second
+        self._drop_oldest_audio = drop_oldest_audio
+        self._told_sent = sent
+        self._changed = threading.Condition()  # guards everything below
+        self._queue: collections.deque[_Entry] = collections.deque()
+        self._audio_bytes = 0
+        self._commands = 0
+        self._counts = OutboxCounts()
+        self._dialect: _Speaks | None = None
+        self._connection: _Writes | None = None
+        self._ready = False
+        self._holds_audio = True
+        self._writing = False
+        self._in_kernel_soon: _Entry | None = None
+        self._over: str = ""
+
+    # -- the life of connections -----------------------------------------------------------------------------------------------
+
+    def speak(self, dialect: _Speaks) -> None:
+        """From now on commands are spelled by ``dialect`` and held until a connection is `open`."""
+        with self._changed:
+            self._dialect = dialect
+
+    def open(self, connection: _Writes) -> None:
+        """The service is ready: everything held goes out over ``connection``, in order."""
+        with self._changed:
+            self._connection = connection
+            self._ready = True
+            self._holds_audio = True
+        self.pump()
+
+    def lose(self) -> None:
+        """The connection is gone. What was half given is failed, sound is dropped and counted, other commands are held."""
+        with self._changed:
+            self._connection = None
+            self._ready = False
+            self._holds_audio = False
+            self._fail_half_sent()
+            kept = [entry for entry in self._queue if not isinstance(entry.command, SendAudio)]
+            for entry in self._queue:
+                if isinstance(entry.command, SendAudio):
+                    self._drop_audio(entry)
+            self._queue = collections.deque(kept)
+            self._changed.notify_all()
+
+    def hold_audio(self) -> None:
+        """A new connection is being prepared: sound that comes now is kept for it."""
+        with self._changed:
+            self._holds_audio = True
+
+    def close(self, why: str) -> None:
+        """Take nothing more: every later `put` raises with ``why``. What waits may still go out until `end`."""
+        with self._changed:
+            self._over = self._over or why
+
+    def end(self) -> tuple[Command, ...]:
+        """Nothing goes out any more. Return the commands that never left, in order; sound is only counted."""
+        with self._changed:
+            self._over = self._over or "the conversation is over"
+            self._connection = None
+            self._ready = False
+            self._fail_half_sent()
+            unsent = []
+            for entry in self._queue:
+                if isinstance(entry.command, SendAudio):
+                    self._drop_audio(entry)
+                else:
+                    unsent.append(entry.command)
+                    self._counts.dropped += 1
+            self._queue.clear()
+            self._commands = 0
+            self._changed.notify_all()
+            return tuple(unsent)
+
+    # -- from the program ------------------------------------------------------------------------------------------------------
+
+    def put(self, command: Command) -> None:
+        """Spell a command and queue it; writes at once if nothing waits and the socket takes it.
+
+        Raises: `UnsupportedCommandError`, `OutboxFullError`, `NotConnectedError`.
+        """
+        with self._changed:
+            if self._over:
+                raise NotConnectedError(f"{command.command_name} cannot be sent: {self._over}")
+            if self._dialect is None:
+                raise NotConnectedError(f"{command.command_name} cannot be sent: call connect() first, or use `with client:`")
+            entry = _Entry(command, self._dialect.encode(command), self._dialect)
+            if isinstance(command, SendAudio):
+                if not self._put_audio(entry, command):
+                    return
+            else:
+                self._put_command(entry)
+        self.pump()
+
+    def drain(self, timeout: float | None) -> bool:
+        """Wait until everything has an outcome; False if ``timeout`` seconds were not enough."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._queue and self._in_kernel_soon is None and not self._writing, timeout)
+
+    @property
+    def counts(self) -> OutboxCounts:
+        """A copy of the counters."""
+        with self._changed:
+            waiting = len(self._queue) + (self._in_kernel_soon is not None)
+            return attrs.evolve(self._counts, waiting=waiting)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing waits."""
+        return not self._queue and self._in_kernel_soon is None
+
+    # -- writing ---------------------------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Write until the queue is empty or the socket is full; then a remainder waits, and the connection wakes the sender for it."""
+        while True:
+            with self._changed:
+                if self._writing or not self._ready or not self._queue or self._connection is None:
+                    return
+                entry = self._queue.popleft()
+                connection = self._connection
+                self._forget_size(entry)
+                if entry.dialect is not self._dialect and self._dialect is not None:
+                    entry.frames = self._dialect.encode(entry.command)  # queued for an earlier connection
+                self._writing = True
+                self._in_kernel_soon = entry
+            if not self._write(entry, connection):
+                return
+
+    def _write(self, entry: _Entry, connection: _Writes) -> bool:
+        """Give one command's frames to the connection; True if the token is free again and there may be more to do."""
+        whole = True
+        try:
+            for frame in entry.frames:
+                whole = connection.try_send(frame)
+        except ConnectionClosedError:
+            with self._changed:
+                # After `lose` the token may belong to a writer of the next connection: only our own entry is ours to fail.
+                if self._in_kernel_soon is entry:
+                    self._fail_half_sent()
+                    self._changed.notify_all()
+            return False  # the reader sees the same end and tells it
+        if not whole:
+            return False  # the token stays taken: it is the sender's now, see `flushed`
+        self._done(entry)
+        return True
+
+    def flushed(self) -> None:
+        """The sender gave the remainder to the kernel: the token is free again, and there may be more to write."""
+        with self._changed:
+            entry = self._in_kernel_soon
+        if entry is not None:
+            self._done(entry)
+        self.pump()
+
+    def _done(self, entry: _Entry) -> None:
+        with self._changed:
+            if self._in_kernel_soon is not entry:
+                return
+            self._counts.sent += 1
+            self._in_kernel_soon = None
+            self._writing = False
+            if not self._queue:
+                self._changed.notify_all()
+        if not isinstance(entry.command, SendAudio):
+            self._told_sent(entry.command)
+
+    # -- under the lock --------------------------------------------------------------------------------------------------------
+
+    def _put_audio(self, entry: _Entry, command: SendAudio) -> bool:
+        if not self._holds_audio:
+            self._drop_audio(entry, queued=False)
+            return False
+        size = len(command.audio)
+        while self._audio_bytes + size > self._max_audio_bytes:
+            oldest = next((e for e in self._queue if isinstance(e.command, SendAudio)), None)
+            if oldest is None and size <= self._max_audio_bytes:
+                break
+            if not self._drop_oldest_audio or oldest is None:
+                raise OutboxFullError(
+                    f"more than {self._max_audio_bytes / self._bytes_per_second:g} s of sound would wait to be sent: "
+                    "the network is slower than the microphone; send less, or make the client with overflow='drop_oldest'"
+                )
+            self._queue.remove(oldest)
+            self._drop_audio(oldest)
+        self._queue.append(entry)
+        self._audio_bytes += size
+        return True
+
+    def _put_command(self, entry: _Entry) -> None:
+        if self._commands >= self._max_commands:
+            raise OutboxFullError(
+                f"{self._commands} commands wait to be sent, which is the limit: the network does not take them; "
+                "wait with drain(), or send less"
+            )
+        self._commands += 1
+        if isinstance(entry.command, Pong):
+            self._queue.appendleft(entry)
+        elif isinstance(entry.command, _OVERTAKES_AUDIO):
+            at = len(self._queue)
+            while at and isinstance(self._queue[at - 1].command, SendAudio):
+                at -= 1
+            self._queue.insert(at, entry)
+        else:
+            self._queue.append(entry)
+
+    def _forget_size(self, entry: _Entry) -> None:
+        if isinstance(entry.command, SendAudio):
+            self._audio_bytes -= len(entry.command.audio)
+        else:
+            self._commands -= 1
+
+    def _drop_audio(self, entry: _Entry, *, queued: bool = True) -> None:
+        assert isinstance(entry.command, SendAudio)
+        if queued:
+            self._forget_size(entry)
+        self._counts.dropped += 1
+        self._counts.dropped_audio += len(entry.command.audio) / self._bytes_per_second
+
+    def _fail_half_sent(self) -> None:
+        if self._in_kernel_soon is not None:
+            self._counts.failed += 1
+            self._in_kernel_soon = None
+        self._writing = False

@@ -1,0 +1,180 @@
+"""What the client does by itself when it is told something, before any handler: one function per event.
+
+A reaction returns events of the client's own that it caused, in order; ``None`` means that the event is void and nobody hears of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from qai_realtime_sync.client.barge_in import speech_began, speech_ended, stop_playing, watch_playback
+from qai_realtime_sync.commands import Pong
+from qai_realtime_sync.events import (
+    AudioDelta,
+    AudioDone,
+    ConversationCreated,
+    ErrorReceived,
+    Event,
+    FunctionCall,
+    FunctionCallCancelled,
+    Interrupted,
+    OutputItemDone,
+    Ping,
+    ResponseCreated,
+    ResponseDone,
+    SessionCreated,
+    SessionReady,
+    SpeechStarted,
+    SpeechStopped,
+)
+
+if TYPE_CHECKING:
+    from qai_realtime_sync.client.call import Call
+
+__all__ = ["react"]
+
+
+def react(call: Call, event: Event) -> list[Event] | None:
+    """Let the client's own parts see an event. Return what that caused, or ``None`` if the event is void."""
+    caused: list[Event] | None = []
+    row = _REACTIONS.get(type(event))
+    if row is not None:
+        caused = row(call, event)
+        if caused is None:
+            return None
+    done = call.turns.told(event, call.clock() - call.connected_at)
+    return caused if done is None else [*(caused or ()), done]
+
+
+# -- session -----------------------------------------------------------------------------------------------------------------
+
+
+def _session_created(call: Call, event: SessionCreated) -> list[Event]:
+    call.session_id = event.session_id or call.session_id
+    return []
+
+
+def _conversation_created(call: Call, event: ConversationCreated) -> list[Event]:
+    call.session_id = call.session_id or event.conversation_id
+    return []
+
+
+def _session_ready(call: Call, event: SessionReady) -> list[Event]:
+    assert call.dialect is not None
+    call.session_id = event.session_id or call.session_id
+    traits = call.dialect.traits
+    call.sound.service_wants(
+        event.input_format or traits.fixed_input or None, event.output_format or traits.fixed_output or None
+    )
+    connection = call.connection
+    opened = call.to_state("open")
+    if opened is None or connection is None:
+        return []
+    call.outbox.open(connection)
+    call.post_held(call.responses.next())
+    call.opened.set()
+    return [opened]
+
+
+def _ping(call: Call, event: Ping) -> list[Event]:
+    assert call.dialect is not None
+    if event.ping_id is not None and Pong not in call.dialect.traits.unsupported:
+        call.submit_quietly([Pong(ping_id=event.ping_id)])
+    return []
+
+
+def _error(call: Call, event: ErrorReceived) -> list[Event]:
+    event.command = call.command_of(event.caused_by)
+    call.last_error = event
+    call.post_held(call.responses.told(event))
+    return []
+
+
+# -- the assistant -----------------------------------------------------------------------------------------------------------
+
+
+def _audio(call: Call, event: AudioDelta) -> list[Event] | None:
+    if event.response_id in call.void:
+        return None
+    if call.sound.converts_incoming:
+        event.audio = call.sound.incoming(event.audio)
+    _play(call, event)
+    return []
+
+
+def _play(call: Call, event: AudioDelta) -> None:
+    if call.playback is not None:
+        try:
+            call.playback.told(event)
+        except Exception as error:  # the sink is the program's: its failure is told like a handler's
+            call.sink_failed(event, error)
+
+
+def _audio_done(call: Call, event: AudioDone) -> list[Event]:
+    rest = call.sound.incoming_end()
+    if rest and event.response_id not in call.void:
+        last = AudioDelta(
+            audio=rest,
+            response_id=event.response_id,
+            item_id=event.item_id,
+            output_index=event.output_index,
+            content_index=event.content_index,
+        )
+        _play(call, last)
+        call.tell(last)
+    return []
+
+
+def _response_created(call: Call, event: ResponseCreated) -> list[Event]:
+    call.post_held(call.responses.told(event))
+    return []
+
+
+def _response_done(call: Call, event: ResponseDone) -> list[Event]:
+    call.post_held(call.responses.told(event))
+    call.submit_quietly(call.calls.told(event))
+    if call.playback is not None:
+        call.playback.told(event)
+        watch_playback(call)
+    return []
+
+
+def _interrupted(call: Call, event: Interrupted) -> list[Event]:
+    if call.playback is None:
+        return []
+    call.make_void([event.response_id])
+    return stop_playing(call, "barge_in")
+
+
+def _tool(call: Call, event: Event) -> list[Event]:
+    call.submit_quietly(call.calls.told(event))
+    return []
+
+
+def _speech_started(call: Call, event: SpeechStarted) -> list[Event]:
+    return speech_began(call)
+
+
+def _speech_stopped(call: Call, event: SpeechStopped) -> list[Event]:
+    speech_ended(call)
+    return []
+
+
+_REACTIONS: dict[type[Event], Callable[[Call, Any], list[Event] | None]] = {
+    SessionCreated: _session_created,
+    ConversationCreated: _conversation_created,
+    SessionReady: _session_ready,
+    Ping: _ping,
+    ErrorReceived: _error,
+    AudioDelta: _audio,
+    AudioDone: _audio_done,
+    ResponseCreated: _response_created,
+    ResponseDone: _response_done,
+    Interrupted: _interrupted,
+    FunctionCall: _tool,
+    FunctionCallCancelled: _tool,
+    OutputItemDone: _tool,
+    SpeechStarted: _speech_started,
+    SpeechStopped: _speech_stopped,
+}

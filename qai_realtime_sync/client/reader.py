@@ -1,0 +1,299 @@
+"""The thread that owns the life of a conversation: it dials, reads, delivers, backs off and dials again, and tells the end once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+import attrs
+
+from qai_realtime_sync.client.access import Access
+from qai_realtime_sync.client.call import Call, log
+from qai_realtime_sync.client.lifecycle import Backoff, worth_retrying
+from qai_realtime_sync.client.vigil import Vigil
+from qai_realtime_sync.commands import SendFunctionResult
+from qai_realtime_sync.errors import ApiError, ConnectionClosedError, RealtimeError
+from qai_realtime_sync.events import Closed, Event, Reconnected, Reconnecting, ResumptionUpdate, SessionReady
+from qai_realtime_sync.seam import Ending, Resume
+
+if TYPE_CHECKING:
+    from qai_realtime_sync.transport import Connection
+
+__all__ = ["Reader"]
+
+_NORMAL = Ending(meaning="normal", retry=False)
+_LOST = Ending(meaning="lost", retry=True)
+
+
+@attrs.define
+class _Lost:
+    """How one connection, or an attempt to make one, came to its end."""
+
+    ending: Ending
+    code: int | None = None
+    reason: str = ""
+    clean: bool = False
+    by: Literal["client", "service", "network"] = "network"
+    error: Exception | None = None
+    opened_at: float | None = None
+    retry_after: float | None = None
+
+
+class Reader:
+    """Runs in a thread named ``qai-reader``; ``access`` says where to connect and with what right, anew for every connection."""
+
+    def __init__(self, call: Call, access: Access, timeout: float | None) -> None:
+        self._call = call
+        self._access = access
+        self._timeout = timeout
+        self._resume: Resume | None = None
+        self._opened_once = False
+        self._opened_at: float | None = None
+        self._lost_at = 0.0
+        self._attempts = 0
+        self._fatal: Ending | None = None
+        self._vigil = Vigil(call)
+
+    def run(self) -> None:
+        """Live until it is over; then tell `Closed` and end the other threads."""
+        call = self._call
+        try:
+            lost = self._live()
+        except Exception as error:
+            log.exception("the conversation ended by an error of the client itself")
+            lost = _Lost(Ending(meaning="lost", retry=False), error=error)
+        self._finish(lost)
+        call.over.set()
+        call.opened.set()
+
+    # -- the life ---------------------------------------------------------------------------------------------------------------
+
+    def _live(self) -> _Lost:
+        call = self._call
+        policy = call.options.reconnect
+        backoff = Backoff(policy, call.options.random) if policy is not None else None
+        while True:
+            lost = self._one_connection()
+            self._vigil.end()
+            if call.closing:
+                return attrs.evolve(lost, by="client", ending=_NORMAL, error=None)
+            if not self._opened_once or backoff is None or not lost.ending.retry:
+                return lost
+            now = call.clock()
+            if lost.opened_at is not None:
+                self._lost_at = now
+            backoff.lost(now, lost.opened_at)
+            delay = backoff.next_delay(now, lost.retry_after)
+            if delay is None:
+                return lost
+            self._attempts = backoff.attempts
+            self._back_off(lost, delay)
+            if call.closing:
+                return attrs.evolve(lost, by="client", ending=_NORMAL, error=None)
+
+    def _one_connection(self) -> _Lost:
+        """Dial, speak, read until the end. Everything that can go wrong here is an ending, not an exception."""
+        call = self._call
+        self._fatal = None
+        self._opened_at = None
+        self._state("connecting")
+        try:
+            connection = self._open()
+        except RealtimeError as error:
+            return self._refused(error)
+        try:
+            self._read(connection)
+        except ConnectionClosedError as error:
+            return self._ended(error)
+        finally:
+            with call.lock:
+                call.connection = None
+            call.outbox.lose()
+            connection.abort()
+
+    def _open(self) -> Connection:
+        call, options = self._call, self._call.options
+        from qai_realtime_sync import transport  # lazily: importing the library must not import websocket-client
+
+        started = call.clock()
+        dialect = self._access.dialect()
+        handshake = dialect.handshake(call.config, self._access.session(), self._access.api_key, self._resume)
+        timeout = self._timeout or options.connect_timeout or handshake.timeout
+        deadline = started + timeout
+        call.dialect = dialect
+        cancellation = transport.Cancellation()
+        with call.lock:
+            call.cancellation = cancellation
+            if call.closing:
+                cancellation.cancel()
+        call.outbox.speak(dialect)
+        call.outbox.hold_audio()
+        dial = options.dialer or transport.connect
+        connection: Connection = dial(
+            handshake.url,
+            headers={**options.headers, **handshake.headers},
+            subprotocols=handshake.subprotocols,
+            timeout=max(0.001, deadline - call.clock()),
+            ssl_context=options.ssl_context,
+            proxy=options.proxy,
+            max_size=options.max_size,
+            cancel=cancellation,
+            wake=call.sender.wake,
+        )
+        with call.lock:
+            call.cancellation = None
+            call.connection = connection
+            closing = call.closing
+        if closing:
+            connection.abort()
+        traits = dialect.traits
+        call.calls.serves(items=traits.items, asks=SendFunctionResult not in traits.answers_by_itself)
+        self._vigil.begin(connection, deadline, timeout)
+        self._state("handshaking")
+        for command in handshake.commands:
+            call.remember(command)
+            for frame in dialect.encode(command):
+                connection.send(frame, timeout=max(0.1, deadline - call.clock()))
+        return connection
+
+    def _read(self, connection: Connection) -> NoReturn:
+        call = self._call
+        dialect = call.dialect
+        assert dialect is not None
+        while True:
+            events = dialect.decode(connection.recv())
+            if events:
+                if not self._opened_at:
+                    events = self._watch_opening(events)
+                call.deliver(events)
+                self._notice(events)
+
+    # -- what the reader itself wants to know ----------------------------------------------------------------------------------
+
+    def _watch_opening(self, events: list[Event]) -> list[Event]:
+        """Before readiness: the first `SessionReady` opens; after a reconnect `Reconnected` is told behind it."""
+        for at, event in enumerate(events):
+            if isinstance(event, SessionReady):
+                self._opened_at = self._call.clock()
+                self._vigil.opened()
+                if self._opened_once:
+                    reconnected = Reconnected(
+                        attempts=self._attempts,
+                        downtime=self._opened_at - self._lost_at,
+                        session_id=event.session_id or self._call.session_id,
+                        resumed=self._resume is not None,
+                    )
+                    events = [*events[: at + 1], reconnected, *events[at + 1 :]]
+                self._opened_once = True
+                break
+        return events
+
+    def _notice(self, events: list[Event]) -> None:
+        dialect = self._call.dialect
+        assert dialect is not None
+        for event in events:
+            if isinstance(event, ResumptionUpdate):
+                self._resume = Resume(handle=event.handle) if event.resumable else None
+            elif event.event_name == "error":
+                self._fatal = dialect.error_ending(event) or self._fatal  # type: ignore[arg-type]
+                self._vigil.refused(event)  # type: ignore[arg-type]
+
+    # -- ends -------------------------------------------------------------------------------------------------------------------
+
+    def _refused(self, error: RealtimeError) -> _Lost:
+        ending = attrs.evolve(_LOST, retry=worth_retrying(error))
+        by: Literal["service", "network"] = "network"
+        retry_after = None
+        if isinstance(error, ApiError):
+            by, retry_after = "service", error.retry_after
+            ending = attrs.evolve(ending, meaning=_meaning(error))
+        self._call.connect_error = error
+        return _Lost(ending, error=error, by=by, retry_after=retry_after)
+
+    def _ended(self, error: ConnectionClosedError) -> _Lost:
+        call = self._call
+        assert call.dialect is not None
+        cause = self._vigil.verdict
+        if cause is not None:
+            # We ended it ourselves: never ready, or no sign of life.
+            ending: Ending = self._fatal or attrs.evolve(_LOST, retry=not isinstance(cause, ApiError))
+            if not self._opened_once:
+                call.connect_error = cause
+            return _Lost(ending, error=cause, opened_at=self._opened_at)
+        ending = self._fatal or call.dialect.ending(error.code, error.reason)
+        if not self._opened_at and not call.closing:
+            call.connect_error = self._never_ready(error)
+        broken = error.code in (None, 1006)
+        return _Lost(
+            ending,
+            code=error.code,
+            reason=error.reason,
+            clean=error.clean,
+            by="network" if broken else "service",
+            error=error if broken else None,
+            opened_at=self._opened_at,
+        )
+
+    def _never_ready(self, error: ConnectionClosedError) -> RealtimeError:
+        """The service accepted the connection and ended it before it was ready: its own words say best why."""
+        last = self._call.last_error
+        said = f"; its last error was: {last.message}" if last is not None else ""
+        code = f" with code {error.code}" if error.code is not None else ""
+        reason = f" ({error.reason})" if error.reason else ""
+        return ConnectionClosedError(
+            f"the service closed the connection{code}{reason} before it was ready{said}; check key, model and configuration",
+            code=error.code,
+            reason=error.reason,
+            clean=error.clean,
+        )
+
+    def _back_off(self, lost: _Lost, delay: float) -> None:
+        call = self._call
+        call.responses.reset()
+        call.calls.reset()
+        changed = call.to_state("backoff")
+        told: list[Event] = [] if changed is None else [changed]
+        told.append(
+            Reconnecting(attempt=self._attempts, delay=delay, code=lost.code, reason=lost.reason, error=lost.error)
+        )
+        call.deliver(told)
+        if delay > 0:
+            call.wake_backoff.wait(delay)
+
+    def _finish(self, lost: _Lost) -> None:
+        call = self._call
+        closing = call.closing
+        unsent = call.outbox.end()
+        call.pool.stop()
+        orderly = closing or lost.ending.meaning == "normal"
+        closed = Closed(
+            code=call.close_code if closing and lost.code is None else lost.code,
+            reason=lost.reason or (call.close_reason if closing else ""),
+            clean=lost.clean,
+            by=lost.by,
+            meaning=lost.ending.meaning,
+            error=lost.error,
+            unsent=unsent,
+            dropped_audio=call.outbox.counts.dropped_audio,
+        )
+        last: list[Event] = []
+        for state in ("closing", "closed") if orderly else ("failed",):
+            changed = call.to_state(state)
+            if changed is not None:
+                last.append(changed)
+        call.deliver([*last, closed])
+        call.lane.stop()
+        call.sender.stop()
+
+    def _state(self, new: str) -> None:
+        changed = self._call.to_state(new)
+        if changed is not None:
+            self._call.deliver([changed])
+
+
+def _meaning(error: ApiError) -> str:
+    """What a refused upgrade means, as a word of `Closed.meaning`."""
+    if error.is_auth:
+        return "auth"
+    if error.is_insufficient_balance or error.is_rate_limit:
+        return "quota"
+    return "lost" if error.status_code >= 500 else "bad_request"

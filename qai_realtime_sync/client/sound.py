@@ -1,0 +1,74 @@
+"""Sound on its way: whole samples, and the program's format turned into the service's and back where they differ."""
+
+from __future__ import annotations
+
+import threading
+
+from qai_realtime_sync.audio import AudioFormat, Converter, SampleAligner
+from qai_realtime_sync.config import RealtimeConfig
+from qai_realtime_sync.errors import ConfigError
+
+__all__ = ["SoundPath"]
+
+
+class SoundPath:
+    """Both directions of one conversation. Outgoing may be used by several threads, incoming by the one that delivers."""
+
+    def __init__(self, config: RealtimeConfig) -> None:
+        self._ours_in, self._ours_out = config.input_audio, config.output_audio
+        self._lock = threading.Lock()  # guards the outgoing half, so that two threads' samples are not torn apart
+        self._aligner = SampleAligner(self._ours_in.sample_width)
+        self._outgoing: Converter | None = None
+        self._incoming: Converter | None = None
+
+    def service_wants(self, taken: AudioFormat | None, sent: AudioFormat | None) -> None:
+        """The service takes and sends these formats; ``None`` = what the configuration says."""
+        with self._lock:
+            self._outgoing = self._converter(self._outgoing, self._ours_in, taken)
+        self._incoming = self._converter(self._incoming, sent, self._ours_out)
+
+    def outgoing(self, audio: bytes | bytearray | memoryview) -> bytes:
+        """Return what can be sent now: whole samples in the service's format, perhaps ``b""``."""
+        with self._lock:
+            whole = self._aligner.feed(audio)
+            return self._outgoing.convert(whole) if self._outgoing is not None else whole
+
+    def outgoing_end(self) -> bytes:
+        """The user has finished: return the rest. Raises: `ConfigError` if half a sample is left."""
+        with self._lock:
+            if self._aligner.carry:
+                self._aligner.reset()
+                raise ConfigError(
+                    "the sound sent so far ends in the middle of a sample: pcm16 has two bytes per sample, and an odd number of "
+                    "bytes was given; check that the sound is 16 bit, or send the missing byte before commit_audio()",
+                    code="invalid_audio",
+                )
+            return self._outgoing.flush() if self._outgoing is not None else b""
+
+    def outgoing_clear(self) -> None:
+        """Forget what is kept of the user's sound."""
+        with self._lock:
+            self._aligner.reset()
+            if self._outgoing is not None:
+                self._outgoing.flush()
+
+    @property
+    def converts_incoming(self) -> bool:
+        """True if the service's sound has to be turned into ours."""
+        return self._incoming is not None
+
+    def incoming(self, audio: bytes) -> bytes:
+        """Return the assistant's sound in the program's format."""
+        return self._incoming.convert(audio) if self._incoming is not None else audio
+
+    def incoming_end(self) -> bytes:
+        """Return what the conversion still holds at the end of an answer."""
+        return self._incoming.flush() if self._incoming is not None else b""
+
+    @staticmethod
+    def _converter(old: Converter | None, source: AudioFormat | None, target: AudioFormat | None) -> Converter | None:
+        if source is None or target is None or source == target:
+            return None
+        if old is not None and (old.source, old.target) == (source, target):
+            return old  # the filter's state belongs to the running sound
+        return Converter(source, target)

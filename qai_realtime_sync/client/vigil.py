@@ -1,0 +1,110 @@
+"""Watches over one connection with the sender's timers: ready in time, alive, not deaf."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qai_realtime_sync.client.call import Call, log
+from qai_realtime_sync.errors import ApiError, ConnectionClosedError, RealtimeError, RealtimeTimeoutError
+from qai_realtime_sync.events import ErrorReceived, ServiceSilent
+
+if TYPE_CHECKING:
+    from qai_realtime_sync.client.sender import Timer
+    from qai_realtime_sync.transport import Connection
+
+__all__ = ["Vigil"]
+
+
+class Vigil:
+    """``verdict`` is why it ended the connection itself, or ``None``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._connection: Connection | None = None
+        self._ready_timer: Timer | None = None
+        self._ping_timer: Timer | None = None
+        self._silence_told = False
+        self.verdict: Exception | None = None
+
+    def begin(self, connection: Connection, deadline: float, timeout: float) -> None:
+        """A socket is open: the service must be ready by ``deadline``."""
+        self.verdict = None
+        self._connection = connection
+        left = max(0.0, deadline - self._call.clock())
+        self._ready_timer = self._call.sender.after(left, lambda: self._not_ready(connection, timeout))
+
+    def opened(self) -> None:
+        """The service is ready: from now on it must show life."""
+        if self._ready_timer is not None:
+            self._ready_timer.cancel()
+        self._silence_told = False
+        connection = self._connection
+        if connection is not None and self._call.options.ping_interval is not None:
+            self._arm(connection)
+
+    def end(self) -> None:
+        """The connection is over."""
+        self._connection = None
+        for timer in (self._ready_timer, self._ping_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def refused(self, error: ErrorReceived) -> None:
+        """An error came; before readiness, one that names our configuration means that readiness will never come."""
+        connection = self._connection
+        if connection is None or self._call.lifecycle.state != "handshaking" or error.benign:
+            return
+        if error.command is not None or error.fatal:
+            self._end(
+                connection,
+                ApiError(
+                    f"the service refused the session: {error.message}", code=error.code or error.type or "session_refused"
+                ),
+            )
+
+    # -- on the sender's thread -------------------------------------------------------------------------------------------------
+
+    def _not_ready(self, connection: Connection, timeout: float) -> None:
+        last = self._call.last_error
+        said = f"; its last error was: {last.message}" if last is not None else ""
+        self._end(
+            connection,
+            RealtimeTimeoutError(
+                f"connected, but the service did not confirm the session within {timeout:g} s{said}; "
+                "check address, dialect, model and configuration, or give more time with timeout="
+            ),
+        )
+
+    def _arm(self, connection: Connection) -> None:
+        interval = self._call.options.ping_interval
+        assert interval is not None
+        self._ping_timer = self._call.sender.after(interval, lambda: self._look(connection))
+
+    def _look(self, connection: Connection) -> None:
+        """Ask for a sign of life where none came by itself."""
+        if connection is not self._connection:
+            return
+        asked_at = self._call.clock()
+        try:
+            connection.ping()
+        except ConnectionClosedError:
+            return
+        self._call.sender.after(self._call.options.pong_timeout, lambda: self._check(connection, asked_at))
+        self._arm(connection)
+
+    def _check(self, connection: Connection, asked_at: float) -> None:
+        if connection is self._connection and connection.last_received < asked_at:
+            seconds = self._call.clock() - connection.last_received
+            log.warning("no sign of life from the service for %.0f s: the connection is given up", seconds)
+            self._end(connection, ConnectionClosedError(f"no sign of life for {seconds:.0f} s, not even a pong", code=None))
+
+    def _end(self, connection: Connection, verdict: RealtimeError) -> None:
+        if connection is self._connection and self.verdict is None:
+            self.verdict = verdict
+            connection.abort()
+
+    def silent(self, seconds: float) -> None:
+        """Tell once per connection that sound goes up and nothing comes back."""
+        if not self._silence_told:
+            self._silence_told = True
+            self._call.announce(ServiceSilent(seconds=seconds))

@@ -1,0 +1,209 @@
+"""Waiting for events from other threads: `wait_for` with a bounded look back, and streams with a queue of their own."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Callable, Iterator
+from time import monotonic
+
+from qai_realtime_sync.errors import ConnectionClosedError, NotConnectedError, RealtimeTimeoutError
+from qai_realtime_sync.events import AudioDelta, Closed, Event
+
+__all__ = ["EventStream", "Waiting"]
+
+_KEPT = 128
+_KEPT_AUDIO = 8
+_STREAM_SIZE = 10_000
+
+
+class EventStream(Iterator[Event]):
+    """The events of one conversation from the moment it was made, in order; ends after `Closed`.
+
+    Holds at most ``size`` events: when the program does not keep up, the oldest go and ``dropped`` counts them.
+    """
+
+    def __init__(self, size: int = _STREAM_SIZE) -> None:
+        self._ready = threading.Condition()  # guards _queue, dropped, _over
+        self._queue: collections.deque[Event] = collections.deque()
+        self._size = size
+        self._over = False
+        self.dropped = 0
+        self.first = 0
+        """Events up to this number are not for this stream: it was made after them, or was given them when it was made."""
+
+    def offer(self, event: Event) -> None:
+        """Append an event; called by the thread that delivers."""
+        with self._ready:
+            if len(self._queue) >= self._size:
+                self._queue.popleft()
+                self.dropped += 1
+            self._queue.append(event)
+            self._over = self._over or isinstance(event, Closed)
+            self._ready.notify()
+
+    def next(self, timeout: float | None = None) -> Event:
+        """Return the next event. Raises: `RealtimeTimeoutError` after ``timeout`` seconds, `NotConnectedError` after the last one."""
+        with self._ready:
+            if not self._ready.wait_for(lambda: self._queue or self._over, timeout):
+                raise RealtimeTimeoutError(f"no event came within {timeout:g} s")
+            if not self._queue:
+                raise NotConnectedError("the conversation is over: its last event was already read")
+            return self._queue.popleft()
+
+    def __next__(self) -> Event:
+        try:
+            return self.next()
+        except NotConnectedError:
+            raise StopIteration from None
+
+
+class _Waiter:
+    """One thread in `wait_for`: the events of its kind that came since it began to look."""
+
+    def __init__(self, cls: type[Event]) -> None:
+        self.cls = cls
+        self.found: collections.deque[tuple[int, Event]] = collections.deque()
+        self.woken = threading.Semaphore(0)
+
+
+class Waiting:
+    """Keeps the last events, so that an answer that was faster than the question's thread is not missed.
+
+    Kept are the last 128 events, of sound the last 8 pieces: enough for "send, then wait", little enough for a thousand conversations.
+    A thread sees what came since its own last ``send_*`` or ``wait_for``.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards all below
+        self._number = 0
+        self._kept: collections.deque[tuple[int, Event]] = collections.deque(maxlen=_KEPT)
+        self._kept_audio: collections.deque[tuple[int, Event]] = collections.deque(maxlen=_KEPT_AUDIO)
+        self._waiters: list[_Waiter] = []
+        self._streams: tuple[EventStream, ...] = ()
+        self._closed: Closed | None = None
+        self._failure: BaseException | None = None
+        self._seen = threading.local()
+
+    def mark(self) -> None:
+        """This thread begins something new: what came before is not its answer."""
+        self._seen.number = self._number
+
+    def offer(self, event: Event) -> None:
+        """Remember an event and wake whoever waits for it."""
+        with self._lock:
+            self._number += 1
+            entry = (self._number, event)
+            (self._kept_audio if type(event) is AudioDelta else self._kept).append(entry)
+            if isinstance(event, Closed):
+                self._closed = event
+            for waiter in self._waiters:
+                if isinstance(event, (waiter.cls, Closed)):
+                    waiter.found.append(entry)
+                    waiter.woken.release()
+            number, streams = self._number, self._streams
+        for stream in streams:
+            if number > stream.first:
+                stream.offer(event)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise ``error`` in whoever waits now, or next."""
+        with self._lock:
+            self._failure = error
+            for waiter in self._waiters:
+                waiter.woken.release()
+
+    def take_failure(self) -> BaseException | None:
+        """Return what `fail` left, once."""
+        with self._lock:
+            failure, self._failure = self._failure, None
+            return failure
+
+    def stream(self, size: int = _STREAM_SIZE, *, look_back: bool = False) -> EventStream:
+        """Make a stream of the events from now on, or of those kept since this thread's mark too."""
+        stream = EventStream(size)
+        with self._lock:
+            past = [event for _, event in self._since(Event)] if look_back else []
+            closed = self._closed
+            stream.first = self._number
+            for event in past or ([closed] if closed is not None else []):
+                stream.offer(event)
+            self._streams += (stream,)
+        return stream
+
+    def forget(self, stream: EventStream) -> None:
+        """Stop feeding a stream."""
+        with self._lock:
+            self._streams = tuple(kept for kept in self._streams if kept is not stream)
+
+    def wait_for(
+        self, cls: type[Event], timeout: float | None, where: Callable[[Event], bool] | None, describe: Callable[[], str]
+    ) -> Event:
+        """Return the first event of ``cls`` since this thread's mark for which ``where`` is true.
+
+        Raises: `RealtimeTimeoutError`; `ConnectionClosedError` when the conversation ended first; what `fail` was given.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        waiter = _Waiter(cls)
+        with self._lock:
+            for entry in self._since(cls):
+                waiter.found.append(entry)
+                waiter.woken.release()
+            if self._closed is not None or self._failure is not None:
+                waiter.woken.release()
+            self._waiters.append(waiter)
+        try:
+            return self._look(waiter, deadline, timeout, where, describe)
+        finally:
+            with self._lock:
+                self._waiters.remove(waiter)
+
+    def _look(
+        self,
+        waiter: _Waiter,
+        deadline: float | None,
+        timeout: float | None,
+        where: Callable[[Event], bool] | None,
+        describe: Callable[[], str],
+    ) -> Event:
+        while True:
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            if not waiter.woken.acquire(timeout=left):
+                raise RealtimeTimeoutError(f"{waiter.cls.event_name} did not come within {timeout:g} s; {describe()}")
+            failure = self.take_failure()
+            if failure is not None:
+                raise failure
+            if not waiter.found:
+                if self._closed is not None:
+                    raise self.ended(waiter.cls)
+                continue
+            number, event = waiter.found.popleft()
+            if isinstance(event, waiter.cls) and (where is None or where(event)):
+                self._seen.number = number
+                return event
+            if isinstance(event, Closed):
+                raise self.ended(waiter.cls)
+
+    def ended(self, cls: type[Event]) -> ConnectionClosedError:
+        """The error for who waits for an event that will not come any more."""
+        closed = self._closed or Closed()
+        code = "" if closed.code is None else f", code {closed.code}"
+        error = ConnectionClosedError(
+            f"the conversation ended ({closed.meaning}{code}{': ' + closed.reason if closed.reason else ''}) "
+            f"before {cls.event_name} came",
+            code=closed.code,
+            reason=closed.reason,
+            clean=closed.clean,
+        )
+        error.__cause__ = closed.error
+        return error
+
+    def _since(self, cls: type[Event]) -> list[tuple[int, Event]]:
+        mark = getattr(self._seen, "number", 0)
+        if issubclass(cls, AudioDelta):
+            sources = [self._kept_audio]
+        elif cls is Event:
+            sources = [self._kept, self._kept_audio]
+        else:
+            sources = [self._kept]
+        return sorted((e for s in sources for e in s if e[0] > mark and isinstance(e[1], cls)), key=lambda entry: entry[0])

@@ -1,0 +1,156 @@
+"""What the assistant's sound is played to, how much of it was heard, and how it is stopped when the user speaks."""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import attrs
+
+from qai_realtime_sync.commands import Command, TruncateItem
+from qai_realtime_sync.config import AudioFormat
+from qai_realtime_sync.events import AudioDelta, Event, PlaybackStopped, ResponseDone
+
+__all__ = ["Playback", "Sink", "Stopped"]
+
+_REMEMBERED = 64
+
+
+class Sink(Protocol):
+    """What plays the assistant's sound; none of its methods may block.
+
+    ``write(audio)`` queues bytes in the session's output format. ``clear()`` forgets what is not played yet, at once. ``played_ms`` is
+    how many milliseconds of all that was written have come out of the speaker; it never goes back. A sink without ``played_ms``
+    (an attribute or a method) is taken to play in real time.
+    """
+
+    def write(self, audio: bytes) -> object: ...
+
+    def clear(self) -> object: ...
+
+
+@attrs.define(kw_only=True)
+class _Piece:
+    """The sound of one item: where it begins on the sink's time line, and how long it is so far."""
+
+    response_id: str
+    item_id: str
+    content_index: int
+    begins: float
+    length: float = 0.0
+
+
+@attrs.frozen(kw_only=True)
+class Stopped:
+    """What came of stopping: what to tell, the commands that cut the answer at what was heard, and the answers that are void now."""
+
+    event: PlaybackStopped
+    cuts: list[Command]
+    void: list[str]
+
+
+class Playback:
+    """Feeds a sink and keeps the time line of what was written to it, in milliseconds of sound."""
+
+    def __init__(self, sink: Sink, audio: AudioFormat, clock: Callable[[], float]) -> None:
+        self._sink = sink
+        self._audio = audio
+        self._clock = clock
+        self._lock = threading.Lock()  # guards everything below; the sink's methods are called under it: they must not block or call back
+        self._pieces: collections.deque[_Piece] = collections.deque(maxlen=_REMEMBERED)
+        self._written = 0.0
+        self._ended: collections.deque[str] = collections.deque(maxlen=_REMEMBERED)
+        self._running_dry = 0.0
+
+    def told(self, event: Event) -> None:
+        """Follow the service: sound is written to the sink."""
+        if isinstance(event, AudioDelta):
+            self._write(event)
+        elif isinstance(event, ResponseDone):
+            with self._lock:
+                self._ended.append(event.response_id)
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the sink still plays what it was given."""
+        with self._lock:
+            return max(0.0, self._written - self._played()) / 1000
+
+    @property
+    def is_playing(self) -> bool:
+        """True while the sink has sound left, or the answer it plays still grows."""
+        with self._lock:
+            return self._current() is not None
+
+    def stop(self, reason: Literal["barge_in", "interrupt"]) -> Stopped | None:
+        """Silence the sink now; ``None`` if nothing played."""
+        with self._lock:
+            played = self._played()
+            piece = self._current()
+            if piece is None:
+                return None
+            self._sink.clear()
+            cuts: list[Command] = []
+            void: list[str] = []
+            for unheard in self._pieces:
+                heard = min(max(0.0, played - unheard.begins), unheard.length)
+                if unheard.item_id and (heard < unheard.length or unheard.response_id not in self._ended):
+                    cuts.append(
+                        TruncateItem(item_id=unheard.item_id, audio_end_ms=int(heard), content_index=unheard.content_index)
+                    )
+                void.append(unheard.response_id)
+            heard_ms = int(min(max(0.0, played - piece.begins), piece.length))
+            self._written = played
+            self._pieces.clear()
+            self._running_dry = 0.0
+        event = PlaybackStopped(response_id=piece.response_id, item_id=piece.item_id, heard_ms=heard_ms, reason=reason)
+        return Stopped(event=event, cuts=cuts, void=void)
+
+    def finished(self) -> PlaybackStopped | None:
+        """If an answer is over and was played to its end, forget it and return what to tell."""
+        with self._lock:
+            if not self._pieces or self._played() < self._written:
+                return None
+            piece = self._pieces[-1]
+            if piece.response_id not in self._ended:
+                return None
+            self._pieces.clear()
+            return PlaybackStopped(
+                response_id=piece.response_id, item_id=piece.item_id, heard_ms=int(piece.length), reason="finished"
+            )
+
+    def _write(self, event: AudioDelta) -> None:
+        with self._lock:
+            played = self._played()
+            if played > self._written:
+                self._written = played
+            piece = self._pieces[-1] if self._pieces else None
+            if piece is None or (piece.item_id, piece.response_id) != (event.item_id, event.response_id):
+                piece = _Piece(
+                    response_id=event.response_id, item_id=event.item_id, content_index=event.content_index, begins=self._written
+                )
+                self._pieces.append(piece)
+            milliseconds = len(event.audio) * 1000 / self._audio.bytes_per_second
+            if not hasattr(self._sink, "played_ms"):
+                self._running_dry = max(self._running_dry, self._clock()) + milliseconds / 1000
+            piece.length += milliseconds
+            self._written += milliseconds
+            self._sink.write(event.audio)
+
+    def _current(self) -> _Piece | None:
+        """The item that is heard now: the one the played time falls into, or the last if the answer is still being made."""
+        played = self._played()
+        for piece in self._pieces:
+            if played < piece.begins + piece.length:
+                return piece
+        last = self._pieces[-1] if self._pieces else None
+        return last if last is not None and last.response_id not in self._ended else None
+
+    def _played(self) -> float:
+        played = getattr(self._sink, "played_ms", None)
+        if played is None:
+            # No clock of its own: what was written plays in real time from when it came.
+            return self._written - max(0.0, self._running_dry - self._clock()) * 1000
+        return float(played() if callable(played) else played)

@@ -1,0 +1,134 @@
+"""One ``response.create`` at a time: a request made while an answer runs is held until that answer ends."""
+
+from __future__ import annotations
+
+import collections
+import threading
+
+import attrs
+
+from qai_realtime_sync.commands import CancelResponse, Command, CreateResponse
+from qai_realtime_sync.events import ErrorReceived, Event, ResponseCreated, ResponseDone
+
+__all__ = ["Responses"]
+
+_BUSY = "conversation_already_has_active_response"
+_ON_ITS_WAY = "?"
+
+
+class Responses:
+    """Knows which answer of the conversation runs, and holds requests for the next one.
+
+    Out-of-band requests run beside it and are never held. Told events and asked from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards everything below
+        self._active = ""
+        self._requested: CreateResponse | None = None
+        self._held: collections.deque[CreateResponse] = collections.deque()
+        self._beside: set[str] = set()
+        self._beside_requested: dict[str, CreateResponse] = {}
+
+    @property
+    def active(self) -> str:
+        """The id of the answer that runs in the conversation, or ``""``."""
+        return "" if self._active == _ON_ITS_WAY else self._active
+
+    @property
+    def is_busy(self) -> bool:
+        """True while an answer runs or was asked for."""
+        return bool(self._active) or self._requested is not None
+
+    def request(self, command: CreateResponse) -> list[Command]:
+        """Ask for an answer: returned at once if none runs, else held."""
+        with self._lock:
+            if command.out_of_band:
+                self._beside_requested[command.event_id] = command
+                return [command]
+            if self._active or self._requested is not None:
+                self._held.append(command)
+                return []
+            self._requested = command
+            return [command]
+
+    def cancel(self, command: CancelResponse) -> list[Command]:
+        """Stop the running answer; requests that were held for its end are dropped."""
+        with self._lock:
+            if not command.response_id or command.response_id == self._active:
+                self._held.clear()
+            return [command]
+
+    def withdraw(self, command: CreateResponse) -> None:
+        """The request could not be sent after all."""
+        with self._lock:
+            if self._requested is command:
+                self._requested = None
+            self._beside_requested.pop(command.event_id, None)
+
+    def told(self, event: Event) -> list[Command]:
+        """Follow the service; return the held request whose time has come, if any."""
+        with self._lock:
+            if isinstance(event, ResponseCreated):
+                self._created(event)
+                return []
+            if isinstance(event, ResponseDone):
+                return self._done(event)
+            if isinstance(event, ErrorReceived):
+                return self._failed(event)
+            return []
+
+    def reset(self) -> None:
+        """The connection is gone and with it what ran on it; what was asked for and not answered is asked for again."""
+        with self._lock:
+            if self._requested is not None:
+                self._held.appendleft(self._requested)
+            self._active = ""
+            self._requested = None
+            self._beside.clear()
+            self._beside_requested.clear()
+
+    def next(self) -> list[Command]:
+        """Return the held request whose time has come; asked after a reconnect."""
+        with self._lock:
+            return self._next()
+
+    def _created(self, event: ResponseCreated) -> None:
+        asked = next((c for c in self._beside_requested.values() if c.metadata and c.metadata == event.metadata), None)
+        if asked is not None and (self._requested is None or self._requested.metadata != event.metadata):
+            del self._beside_requested[asked.event_id]
+            self._beside.add(event.response_id)
+            return
+        self._active = event.response_id or _ON_ITS_WAY
+        self._requested = None
+
+    def _done(self, event: ResponseDone) -> list[Command]:
+        if event.response_id in self._beside:
+            self._beside.discard(event.response_id)
+            return []
+        if self._active not in ("", _ON_ITS_WAY) and event.response_id not in ("", self._active):
+            return []  # an older answer's end, told late
+        self._active = ""
+        return self._next()
+
+    def _failed(self, event: ErrorReceived) -> list[Command]:
+        if event.caused_by in self._beside_requested and event.caused_by:
+            del self._beside_requested[event.caused_by]
+            return []
+        ours = self._requested
+        if ours is None or event.caused_by not in ("", ours.event_id):
+            return []
+        self._requested = None
+        if event.code == _BUSY:
+            # The service began an answer of its own (the user spoke): ask again when that one ends.
+            self._held.appendleft(ours)
+            self._active = self._active or _ON_ITS_WAY
+            return []
+        return self._next() if event.caused_by else []
+
+    def _next(self) -> list[Command]:
+        if self._active or self._requested is not None or not self._held:
+            return []
+        # A fresh command: the id of the first try may already be tied to an error.
+        self._requested = attrs.evolve(self._held.popleft(), event_id="")
+        return [self._requested]

@@ -1,0 +1,240 @@
+"""From a Python function to the JSON Schema a model reads, and from a model's JSON back to Python values."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Union
+
+import attrs
+
+from qai_realtime_sync.config import Tool
+from qai_realtime_sync.errors import ConfigError
+
+__all__ = ["bind_arguments", "plain_result", "tool_from"]
+
+_PLAIN: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+
+
+def tool_from(
+    function: Callable[..., Any], *, name: str = "", description: str = "", parameters: Mapping[str, Any] | None = None, timeout: float = 30.0
+) -> Tool:
+    """Make a `Tool` of a function: its name, the text of its docstring, and a schema from its annotations.
+
+    Known annotations: str, int, float, bool, None, Literal, Enum, Optional and unions, list, dict, attrs classes and dataclasses;
+    ``Args:`` lines of the docstring describe the parameters. ``parameters`` gives the schema by hand.
+
+    Raises: `ConfigError` for an async function, ``*args``, positional-only parameters, or an annotation that has no schema.
+    """
+    title = name or getattr(function, "__name__", "")
+    if not callable(function):
+        raise ConfigError(f"a tool must be a function, not {type(function).__name__}")
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(f"tool {title} is an async function, and nothing here would await it; use a plain function")
+    summary, notes = _docstring(function)
+    schema = dict(parameters) if parameters is not None else _signature_schema(function, title, notes)
+    return Tool(name=title, description=description or summary, parameters=schema, function=function, timeout=timeout)
+
+
+def bind_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a model's arguments into the values the function's annotations promise.
+
+    Raises: ValueError, with words a model can act on, for an argument that is missing, unknown or of the wrong kind.
+    """
+    from cattrs import Converter  # lazily: only programs with tools need it
+    from cattrs.errors import BaseValidationError
+
+    hints, parameters = _hints(function), _parameters(function)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    values: dict[str, Any] = {}
+    converter = _converter(Converter)
+    for key, value in given.items():
+        if key not in parameters and not takes_any:
+            raise ValueError(f"there is no argument {key!r}; arguments: {', '.join(parameters) or 'none'}")
+        hint = hints.get(key, Any)
+        try:
+            values[key] = value if hint is Any else _structure(converter, value, hint)
+        except (BaseValidationError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"argument {key!r} must be {_name(hint)}, not {json.dumps(value)[:80]}") from error
+    for key, parameter in parameters.items():
+        if key not in values and parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
+            raise ValueError(f"argument {key!r} is missing")
+    return values
+
+
+def plain_result(value: Any) -> str:
+    """A tool's result as the text a model reads: text as it is, everything else as JSON (None is ``null``).
+
+    Raises: ValueError for bytes, NaN and what has no JSON form.
+    """
+    if isinstance(value, str) and not isinstance(value, enum.Enum):
+        return value
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raise ValueError("the tool returned bytes; return text or something with a JSON form")
+    if value is not None and not isinstance(value, (bool, int, float, dict, list)) or isinstance(value, enum.Enum):
+        from cattrs.preconf.json import make_converter  # lazily: only programs with tools need it
+
+        value = make_converter().unstructure(value)
+    elif isinstance(value, (dict, list)):
+        from cattrs.preconf.json import make_converter
+
+        value = make_converter().unstructure(value)
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the tool's result has no JSON form: {error}") from None
+
+
+# -- the schema --------------------------------------------------------------------------------------------------------------
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(function).parameters)
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    target: Any = function
+    while isinstance(target, functools.partial):
+        target = target.func
+    if not inspect.isroutine(target):
+        target = type(target).__call__
+    try:
+        return typing.get_type_hints(target)
+    except (NameError, TypeError) as error:
+        raise ConfigError(f"the annotations of {getattr(function, '__name__', function)} cannot be read: {error}") from None
+
+
+def _signature_schema(function: Callable[..., Any], title: str, notes: Mapping[str, str]) -> dict[str, Any]:
+    hints = _hints(function)
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    for key, parameter in _parameters(function).items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+            raise ConfigError(f"tool {title}: a model gives arguments by name, so {parameter} cannot be filled")
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        properties[key] = _schema(hints.get(key, Any), f"tool {title}, argument {key!r}")
+        if key in notes:
+            properties[key]["description"] = notes[key]
+        if parameter.default is parameter.empty:
+            required.append(key)
+        elif isinstance(parameter.default, (str, int, float, bool)) and not isinstance(parameter.default, enum.Enum):
+            properties[key]["default"] = parameter.default
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _schema(hint: Any, where: str) -> dict[str, Any]:
+    if hint is Any:
+        return {}
+    if hint in _PLAIN:
+        return {"type": _PLAIN[hint]}
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _schema(arguments[0], where)
+    if origin is Literal:
+        return _enumeration(list(arguments))
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return _enumeration([member.value for member in hint])
+    if origin in (Union, types.UnionType):
+        return _union(arguments, where)
+    container = origin or hint
+    if isinstance(container, type) and issubclass(container, (list, tuple, set, frozenset, Sequence)):
+        inner = [a for a in arguments if a is not Ellipsis]
+        return {"type": "array", "items": _schema(inner[0], where) if inner else {}}
+    if isinstance(container, type) and issubclass(container, Mapping):
+        schema: dict[str, Any] = {"type": "object"}
+        if len(arguments) == 2:
+            schema["additionalProperties"] = _schema(arguments[1], where)
+        return schema
+    if isinstance(hint, type) and (attrs.has(hint) or hasattr(hint, "__dataclass_fields__")):
+        return _class_schema(hint, where)
+    raise ConfigError(f"{where}: {_name(hint)} has no JSON Schema here; give `parameters=` by hand")
+
+
+def _enumeration(values: list[Any]) -> dict[str, Any]:
+    kinds = {_PLAIN.get(type(value)) for value in values}
+    schema: dict[str, Any] = {"enum": values}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    return {"type": kind, **schema} if kind else schema
+
+
+def _union(arguments: tuple[Any, ...], where: str) -> dict[str, Any]:
+    schemas = [_schema(argument, where) for argument in arguments]
+    if all(set(schema) == {"type"} for schema in schemas):
+        return {"type": [schema["type"] for schema in schemas]}
+    return {"anyOf": schemas}
+
+
+def _class_schema(cls: type, where: str) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    signature = inspect.signature(cls)
+    properties = {key: _schema(hints.get(key, Any), f"{where}.{key}") for key in signature.parameters}
+    required = [key for key, parameter in signature.parameters.items() if parameter.default is parameter.empty]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """The text above ``Args:`` and what ``Args:`` says of each parameter (Google style; ``:param x:`` lines are read too)."""
+    text = inspect.getdoc(function) or ""
+    notes = {m[1]: m[2].strip() for m in re.finditer(r"^:param (?:\S+ )?(\w+):(.*)$", text, re.MULTILINE)}
+    head, _, rest = text.partition("Args:\n")
+    body = re.split(r"^\S", rest, maxsplit=1, flags=re.MULTILINE)[0]
+    for m in re.finditer(r"^ {2,8}(\w+)(?: \([^)]*\))?:\s*(.+(?:\n {9,}.+)*)", body, re.MULTILINE):
+        notes[m[1]] = " ".join(m[2].split())
+    summary = re.split(r"^(?::param|Returns:|Raises:|Yields:)", head, maxsplit=1, flags=re.MULTILINE)[0]
+    return " ".join(summary.split()), notes
+
+
+# -- values ------------------------------------------------------------------------------------------------------------------
+
+
+def _name(hint: Any) -> str:
+    return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")  # type: ignore[return-value]
+
+
+def _converter(make: Callable[..., Any]) -> Any:
+    """A converter that does not turn one kind into another: a model that writes "5" for a number is told so, not obeyed by luck."""
+    converter = make(forbid_extra_keys=True)
+    for kind in (str, int, bool):
+        converter.register_structure_hook(kind, _strict(kind))
+    converter.register_structure_hook(float, _strict_float)
+    return converter
+
+
+def _strict(kind: type) -> Callable[[Any, Any], Any]:
+    def check(value: Any, _: Any) -> Any:
+        if kind is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise ValueError(f"not {kind.__name__}")
+        return value
+
+    return check
+
+
+def _strict_float(value: Any, _: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("not a number")
+    return float(value)
+
+
+def _structure(converter: Any, value: Any, hint: Any) -> Any:
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        for argument in arguments:
+            if argument is type(None):
+                if value is None:
+                    return None
+                continue
+            try:
+                return _structure(converter, value, argument)
+            except Exception as error:  # the next member of the union may fit; the last failure is raised
+                failure = error
+        raise failure
+    return converter.structure(value, hint)

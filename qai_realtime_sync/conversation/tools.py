@@ -1,0 +1,293 @@
+"""Functions the model may call: their schema, their threads, and the bookkeeping that ends in exactly one request for an answer."""
+
+from __future__ import annotations
+
+import collections
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import attrs
+
+from qai_realtime_sync.commands import Command, CreateResponse, SendFunctionResult
+from qai_realtime_sync.config import Tool
+from qai_realtime_sync.conversation.schema import bind_arguments, plain_result
+from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.events import Event, FunctionCall, FunctionCallCancelled, OutputItemDone, ResponseDone
+
+__all__ = ["ToolCalls", "ToolFailed", "ToolPool", "error_output"]
+
+ToolFailed: TypeAlias = Callable[[FunctionCall, str, BaseException], None]
+
+_REMEMBERED = 512
+_UNFINISHED = ("cancelled", "failed", "incomplete")
+
+
+def error_output(message: str) -> str:
+    """The result a model can read when a tool did not work."""
+    return json.dumps({"error": message}, ensure_ascii=False)
+
+
+@attrs.define(eq=False)
+class _Call:
+    event: FunctionCall
+    ours: bool
+    started: bool = False
+    answered: bool = False
+    unwanted: bool = False
+
+
+@attrs.define(eq=False)
+class _Round:
+    """The calls of one answer: when all are answered and the answer is over, one request follows."""
+
+    calls: dict[str, _Call] = attrs.field(factory=dict)
+    done: bool = False
+    cancelled: bool = False
+    asked: bool = False
+
+
+class ToolCalls:
+    """Which calls the model made, who answers them, and when the next answer may be asked for.
+
+    ``run(call, tool)`` starts a tool in another thread; ``is_theirs(name)`` says that the program answers calls of that name itself;
+    ``asks`` is false where the service goes on by itself after a result.
+    """
+
+    def __init__(
+        self, *, run: Callable[[FunctionCall, Tool], None], is_theirs: Callable[[str], bool], items: bool, asks: bool
+    ) -> None:
+        self._run = run
+        self._is_theirs = is_theirs
+        self._items = items
+        self._asks = asks
+        self._tools: dict[str, Tool] = {}
+        self._lock = threading.Lock()  # guards everything below
+        self._rounds: collections.OrderedDict[str, _Round] = collections.OrderedDict()
+        self._round_of: collections.OrderedDict[str, str] = collections.OrderedDict()
+
+    def serves(self, *, items: bool, asks: bool) -> None:
+        """The connected service tells of items, or does not; it wants to be asked for the next answer, or does not."""
+        self._items, self._asks = items, asks
+
+    @property
+    def tools(self) -> dict[str, Tool]:
+        """The registered tools by name."""
+        return dict(self._tools)
+
+    def add(self, tool: Tool) -> None:
+        """Register a tool. Raises: `ConfigError` for a name that is taken."""
+        if tool.name in self._tools:
+            raise ConfigError(f"there already is a tool named {tool.name!r}")
+        self._tools[tool.name] = tool
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a call has no result yet."""
+        with self._lock:
+            return any(not c.answered and not c.unwanted for r in self._rounds.values() for c in r.calls.values())
+
+    # -- the service ----------------------------------------------------------------------------------------------------------
+
+    def told(self, event: Event) -> list[Command]:
+        """Follow the service: start tools whose call is complete; answer calls of functions nobody has."""
+        if isinstance(event, FunctionCall):
+            return self._called(event)
+        if isinstance(event, OutputItemDone):
+            if event.item.type == "function_call" and event.item.status in ("", "completed"):
+                return self._start([event.item.call_id])
+        elif isinstance(event, FunctionCallCancelled):
+            self._unwanted(event.call_id)
+        elif isinstance(event, ResponseDone):
+            return self._done(event)
+        return []
+
+    def answer(self, command: SendFunctionResult, *, respond: bool = True) -> list[Command]:
+        """A result is ready: return it, and the request for the next answer if it was the last one.
+
+        A second result for one call is dropped, and so is one that is not wanted any more. For a call nobody knows the answer is asked
+        for at once.
+        """
+        with self._lock:
+            found = self._find(command.call_id)
+            if found is None:
+                return [command, CreateResponse()] if respond and self._asks else [command]
+            this_round, call = found
+            if call.answered or call.unwanted:
+                return []
+            call.answered = True
+            if not command.name:
+                command.name = call.event.name
+            if not respond:
+                this_round.asked = True
+            return [command, *self._follow_up(this_round)]
+
+    def reset(self) -> None:
+        """The connection is gone and the service has forgotten the calls: results that come now are dropped."""
+        with self._lock:
+            for this_round in self._rounds.values():
+                for call in this_round.calls.values():
+                    call.unwanted = True
+
+    # -- under the lock and around it -------------------------------------------------------------------------------------------
+
+    def _called(self, event: FunctionCall) -> list[Command]:
+        with self._lock:
+            if event.call_id in self._round_of:
+                return []
+            self._remember(event)
+        return [] if self._items else self._start([event.call_id])
+
+    def _remember(self, event: FunctionCall) -> None:
+        this_round = self._rounds.setdefault(event.response_id, _Round())
+        call = _Call(event, ours=event.name in self._tools and self._tools[event.name].function is not None)
+        call.answered = not event.expects_result
+        this_round.calls[event.call_id] = call
+        self._round_of[event.call_id] = event.response_id
+        while len(self._round_of) > _REMEMBERED:
+            call_id, response_id = self._round_of.popitem(last=False)
+            old = self._rounds.get(response_id)
+            if old is not None:
+                old.calls.pop(call_id, None)
+                if not old.calls:
+                    del self._rounds[response_id]
+
+    def _start(self, call_ids: list[str]) -> list[Command]:
+        """Start what is ours, refuse what is nobody's; the program's own calls are left to it."""
+        ready: list[FunctionCall] = []
+        commands: list[Command] = []
+        with self._lock:
+            for call_id in call_ids:
+                found = self._find(call_id)
+                if found is not None and not found[1].started:
+                    found[1].started = True
+                    ready.append(found[1].event)
+        for event in ready:
+            tool = self._tools.get(event.name)
+            if tool is not None and tool.function is not None:
+                self._run(event, tool)
+            elif not self._is_theirs(event.name) and event.expects_result:
+                known = ", ".join(sorted(self._tools)) or "none"
+                output = error_output(f"there is no function named {event.name}; known functions: {known}")
+                commands += self.answer(SendFunctionResult(call_id=event.call_id, output=output, name=event.name, is_error=True))
+        return commands
+
+    def _done(self, event: ResponseDone) -> list[Command]:
+        complete = event.status not in _UNFINISHED
+        with self._lock:
+            this_round = self._rounds.get(event.response_id)
+            if this_round is None:
+                return []
+            this_round.done = True
+            this_round.cancelled = not complete
+            waiting = [call_id for call_id, call in this_round.calls.items() if not call.started]
+            if not complete:
+                for call_id in waiting:
+                    this_round.calls[call_id].unwanted = True
+        # Some services leave the end of the item out: then the end of the answer says that its calls are complete.
+        commands = self._start(waiting) if complete else []
+        with self._lock:
+            return commands + self._follow_up(this_round)
+
+    def _unwanted(self, call_id: str) -> None:
+        with self._lock:
+            found = self._find(call_id)
+            if found is not None:
+                found[1].unwanted = True
+
+    def _find(self, call_id: str) -> tuple[_Round, _Call] | None:
+        this_round = self._rounds.get(self._round_of.get(call_id, ""))
+        call = this_round.calls.get(call_id) if this_round is not None else None
+        return (this_round, call) if this_round is not None and call is not None else None
+
+    def _follow_up(self, this_round: _Round) -> list[Command]:
+        if not self._asks or not this_round.done or this_round.cancelled or this_round.asked:
+            return []
+        calls = this_round.calls.values()
+        if not any(c.answered for c in calls) or any(not c.answered and not c.unwanted for c in calls):
+            return []
+        this_round.asked = True
+        return [CreateResponse()]
+
+
+class ToolPool:
+    """A few threads named ``qai-tool`` that run tools, started when needed; daemons, so that a tool that hangs cannot keep the process.
+
+    ``answer(call, output, is_error)`` is called with each result; ``failed`` with each exception; ``after(seconds, fn)`` runs a timer.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        answer: Callable[[FunctionCall, str, bool], None],
+        failed: ToolFailed,
+        after: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self._size = size
+        self._answer = answer
+        self._failed = failed
+        self._after = after
+        self._work = threading.Condition()  # guards everything below
+        self._queue: collections.deque[tuple[FunctionCall, Tool]] = collections.deque()
+        self._idle = 0
+        self._stopping = False
+        self.threads: list[threading.Thread] = []
+
+    def run(self, call: FunctionCall, tool: Tool) -> None:
+        """Run a tool as soon as a thread is free; never blocks."""
+        with self._work:
+            if self._stopping:
+                return
+            self._queue.append((call, tool))
+            self._work.notify()
+            alive = [t for t in self.threads if t.is_alive()]
+            if self._idle >= len(self._queue) or len(alive) >= self._size:
+                return
+            thread = threading.Thread(target=self._serve, name=f"qai-tool-{len(self.threads)}", daemon=True)
+            self.threads = [*alive, thread]
+        thread.start()
+
+    def stop(self) -> None:
+        """End the threads once what they run has returned; what waits is not run. Never blocks."""
+        with self._work:
+            self._stopping = True
+            self._queue.clear()
+            self._work.notify_all()
+
+    def _serve(self) -> None:
+        while True:
+            with self._work:
+                self._idle += 1
+                self._work.wait_for(lambda: self._queue or self._stopping)
+                self._idle -= 1
+                if not self._queue:
+                    return
+                call, tool = self._queue.popleft()
+            self._run(call, tool)
+
+    def _run(self, call: FunctionCall, tool: Tool) -> None:
+        late = f"{tool.name} did not answer within {tool.timeout:g} s"
+        timer = self._after(tool.timeout, lambda: self._answer(call, error_output(late), True))
+        try:
+            output = plain_result(self._call(call, tool))
+        except BaseException as error:  # a tool's SystemExit must not end the pool in silence either
+            self._failed(call, tool.name, error)
+            self._answer(call, error_output(f"{type(error).__name__}: {error}"), True)
+        else:
+            self._answer(call, output, False)
+        finally:
+            cancel = getattr(timer, "cancel", None)
+            if cancel is not None:
+                cancel()
+
+    def _call(self, call: FunctionCall, tool: Tool) -> Any:
+        try:
+            given = json.loads(call.arguments or "{}")
+        except ValueError as error:
+            raise ValueError(f"the arguments are not JSON: {error}") from None
+        if not isinstance(given, Mapping):
+            raise ValueError("the arguments are not a JSON object")
+        assert tool.function is not None
+        return tool.function(**bind_arguments(tool.function, given))
