@@ -50,7 +50,7 @@ class Command:
         cls.command_name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON-lines spelling: ``name`` and the fields that differ from their default; sound and images as their length in bytes.
+        """The JSON-lines spelling: ``name`` and the fields that differ from their default; sound and images as their length.
 
         A field that is itself called ``name`` (of a tool) is spelled ``tool_name``.
         """

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
+from qai_realtime_sync.audio import AudioFormat
 from qai_realtime_sync.errors import ConfigError
 
 __all__ = [
@@ -50,7 +51,7 @@ _G711_RATE = 8000
 
 
 class Voice(str, enum.Enum):
-    """Voices of xAI, which also stands behind the gateway; any other string is allowed as a voice too (source: xAI voice list)."""
+    """Voices of xAI, which also stands behind the gateway; any other text is allowed as a voice too (source: xAI voice list)."""
 
     ARA = "ara"
     EVE = "eve"
@@ -91,7 +92,8 @@ _Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
 def _fail(owner: object, attribute: attrs.Attribute[Any], value: object, wanted: str) -> ConfigError:
-    shown = repr(value) if isinstance(value, (bool, int, float, str, type(None))) and len(repr(value)) <= 80 else type(value).__name__
+    short = isinstance(value, (bool, int, float, str, type(None))) and len(repr(value)) <= 80
+    shown = repr(value) if short else type(value).__name__
     return ConfigError(f"{type(owner).__name__}.{attribute.name} must be {wanted}, not {shown}")
 
 
@@ -112,12 +114,11 @@ def _flag(owner: object, attribute: attrs.Attribute[Any], value: object) -> None
 
 def _number(low: float, high: float, *, whole: bool = False, optional: bool = False) -> _Validator:
     wanted = f"a{' whole' if whole else ''} number from {low:g} to {high:g}"
-    kinds: tuple[type, ...] = (int,) if whole else (int, float)
 
     def check(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value is UNSET or (optional and value is None):
             return
-        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
             raise _fail(owner, attribute, value, wanted)
 
     return check
@@ -136,32 +137,15 @@ def _mapping(owner: object, attribute: attrs.Attribute[Any], value: object) -> N
         raise _fail(owner, attribute, value, "a dict with text keys")
 
 
-def _as_list(value: object) -> object:
+def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
+def _voice_name(value: Any) -> Any:
+    return value.value if isinstance(value, Voice) else value
+
+
 # -- parts -------------------------------------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class AudioFormat:
-    """How sound is written: ``encoding`` and ``sample_rate`` in Hz; always one channel.
-
-    ``pcm16`` is signed 16 bit, little endian; the two G.711 encodings have one byte per sample.
-    """
-
-    encoding: str = "pcm16"
-    sample_rate: int = 24000
-
-    @property
-    def sample_width(self) -> int:
-        """Bytes per sample: 2 for pcm16, 1 for G.711."""
-        return 2 if self.encoding == "pcm16" else 1
-
-    @property
-    def bytes_per_second(self) -> int:
-        """How many bytes one second of sound takes."""
-        return self.sample_width * self.sample_rate
 
 
 @attrs.frozen(kw_only=True)
@@ -169,9 +153,10 @@ class TurnDetection:
     """When the service believes that the user has begun and ended to speak.
 
     ``type``: ``"server_vad"`` (by silence) or ``"semantic_vad"`` (by meaning; OpenAI only). ``threshold`` 0 to 1;
-    ``prefix_padding_ms`` sound kept from before the speech; ``silence_duration_ms`` silence that ends it; ``idle_timeout_ms`` when to
-    speak unasked; ``create_response`` answer by itself; ``interrupt_response`` stop answering when the user speaks; ``eagerness``
-    (semantic_vad) ``low``, ``medium``, ``high`` or ``auto``. For manual turns use ``RealtimeConfig(turn_detection=None)``.
+    ``prefix_padding_ms`` sound kept from before the speech; ``silence_duration_ms`` silence that ends it; ``idle_timeout_ms`` when
+    to speak unasked; ``create_response`` answer by itself; ``interrupt_response`` stop answering when the user speaks;
+    ``eagerness`` (semantic_vad) ``low``, ``medium``, ``high`` or ``auto``. For manual turns use
+    ``RealtimeConfig(turn_detection=None)``.
 
     Raises: `ConfigError` for a value out of range.
     """
@@ -188,7 +173,7 @@ class TurnDetection:
 
 @attrs.frozen(kw_only=True)
 class Transcription:
-    """How the user's speech is written down: ``model`` (``""`` = the service's usual one), ``language`` (BCP 47), ``prompt`` (hints).
+    """How the user's speech is written down: ``model`` (``""`` = the usual one), ``language`` (BCP 47), ``prompt`` (hints).
 
     Raises: `ConfigError` for a value of the wrong type.
     """
@@ -200,7 +185,7 @@ class Transcription:
 
 @attrs.frozen(kw_only=True)
 class Tool:
-    """A function the model may call: its name, what it does, the JSON Schema of its arguments, and the Python function that runs it.
+    """A function the model may call: its name, what it does, the JSON Schema of its arguments, and the Python function.
 
     ``function`` may be ``None``: then the program answers the calls itself (`on_function_call` and `send_function_result`).
     ``timeout`` is the longest run in seconds. Use ``@client.tool`` to make one from a plain function.
@@ -210,9 +195,7 @@ class Tool:
 
     name: str = attrs.field()
     description: str = attrs.field(default="", validator=_text)
-    parameters: Mapping[str, Any] = attrs.field(
-        factory=lambda: {"type": "object", "properties": {}}, validator=_mapping
-    )
+    parameters: Mapping[str, Any] = attrs.field(factory=lambda: {"type": "object", "properties": {}}, validator=_mapping)
     function: Callable[..., Any] | None = attrs.field(default=None, eq=False, repr=False)
     timeout: float = attrs.field(default=30.0, validator=_number(0.001, 86_400))
 
@@ -231,7 +214,9 @@ class Tool:
 
 @attrs.frozen(kw_only=True)
 class RealtimeConfig:
-    """What a conversation should be like. Frozen, so threads may share it: change a copy with ``attrs.evolve(config, voice="Eve")``.
+    """What a conversation should be like; frozen, so threads may share it.
+
+    Change a copy: ``attrs.evolve(config, voice="Eve")``.
 
     | field | default | note |
     |---|---|---|
@@ -239,8 +224,8 @@ class RealtimeConfig:
     | ``instructions`` | ``""`` | the system prompt |
     | ``model`` | ``""`` | ``""`` = the service's default |
     | ``sample_rate`` | 24000 | Hz of ``send_audio`` and ``event.audio`` for pcm16; converted where the service fixes another |
-    | ``input_format``, ``output_format`` | ``"pcm16"`` | or ``"g711_ulaw"``, ``"g711_alaw"``: then 8000 Hz whatever ``sample_rate`` says |
-    | ``tools`` | ``[]`` | dicts pass untouched and are answered by the program; `Tool` objects with a function run by themselves |
+    | ``input_format``, ``output_format`` | ``"pcm16"`` | or ``"g711_ulaw"``, ``"g711_alaw"``: always 8000 Hz |
+    | ``tools`` | ``[]`` | dicts pass untouched, the program answers them; `Tool` objects with a function run by themselves |
     | ``tool_choice``, ``temperature``, ``max_output_tokens``, ``modalities``, ``speed`` | `UNSET` | the service's default |
     | ``turn_detection`` | ``TurnDetection("server_vad")`` | ``None`` = manual: ``commit_audio()`` and ``create_response()`` |
     | ``transcription`` | `UNSET` | of the user's speech; `UNSET` = the usual model, ``None`` = off |
@@ -250,9 +235,7 @@ class RealtimeConfig:
     Raises: `ConfigError`, naming field, allowed values and what was given.
     """
 
-    voice: str | Unset = attrs.field(
-        default=DEFAULT_VOICE, validator=_optional_text, converter=lambda v: v.value if isinstance(v, Voice) else v
-    )
+    voice: str | Unset = attrs.field(default=DEFAULT_VOICE, validator=_optional_text, converter=_voice_name)
     instructions: str | Unset = attrs.field(default="", validator=_optional_text)
     model: str = attrs.field(default="", validator=_text)
     sample_rate: int = attrs.field(default=24000, validator=_number(8000, 48_000, whole=True))
@@ -314,26 +297,33 @@ class RealtimeConfig:
         return _format(self.output_format, self.sample_rate)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plain form for files and settings: the three everyday fields always, every other one only if it differs from its default.
+        """The plain form for files and settings: voice, instructions and rate always, else what differs from its default.
 
-        `Tool` objects become their JSON form, without the Python function.
+        `Tool` objects become their JSON form, without the Python function. A field that is `UNSET` though its default is not is
+        named in the list ``"unset"``, since JSON has no word for it (null is a value of its own).
         """
         value: dict[str, Any] = {}
-        for attribute in attrs.fields(RealtimeConfig):
-            given = getattr(self, attribute.name)
-            if attribute.name not in _ALWAYS and given == _DEFAULTS[attribute.name]:
-                continue
-            value[attribute.name] = _plain(given)
-        return value
+        unset: list[str] = []
+        for name, default in _DEFAULTS.items():
+            given = getattr(self, name)
+            if given is UNSET and default is not UNSET:
+                unset.append(name)
+            elif name in _ALWAYS or given != default:
+                value[name] = _plain(given)
+        return {**value, "unset": unset} if unset else value
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> RealtimeConfig:
         """Read the form of `to_dict`. Raises: `ConfigError` for a key that does not exist or a wrong value."""
         parts = {"turn_detection": TurnDetection, "transcription": Transcription}
         given = dict(value)
-        for name in given:
+        unset = given.pop("unset", [])
+        if not isinstance(unset, list):
+            raise ConfigError(f'"unset" must be a list of field names, not {type(unset).__name__}')
+        for name in (*given, *unset):
             if name not in _DEFAULTS:
                 raise ConfigError(f"RealtimeConfig has no field {name!r}; it has: {', '.join(_DEFAULTS)}")
+        given.update(dict.fromkeys(unset, UNSET))
         for name, part in parts.items():
             if isinstance(given.get(name), Mapping):
                 try:
@@ -361,10 +351,7 @@ def _plain(value: Any) -> Any:
 
 
 _ALWAYS = frozenset({"voice", "instructions", "sample_rate"})
-_DEFAULTS: dict[str, Any] = {
-    attribute.name: attribute.default.factory() if isinstance(attribute.default, attrs.Factory) else attribute.default  # type: ignore[arg-type]
-    for attribute in attrs.fields(RealtimeConfig)
-}
+_DEFAULTS: dict[str, Any] = {field.name: getattr(RealtimeConfig(), field.name) for field in attrs.fields(RealtimeConfig)}
 
 
 # -- the right to connect ----------------------------------------------------------------------------------------------------
@@ -378,7 +365,7 @@ def _redact(value: str) -> str:
 class RealtimeSession:
     """Where a conversation connects and with what right: granted by REST, or made by the client from its arguments.
 
-    ``ephemeral_token``, ``url`` with a query, and ``signed_url`` are credentials: no text form shows them, and a pickle holds none.
+    ``ephemeral_token``, ``signed_url`` and a ``url`` with a query are credentials: no text form shows them, a pickle holds none.
     ``expires_at`` is in unix seconds, ``expires_in`` in seconds; ``None`` = not said.
     """
 
@@ -402,6 +389,12 @@ class RealtimeSession:
         state = {a.name: "" if a.name in secret else getattr(self, a.name) for a in attrs.fields(RealtimeSession)}
         state["url"] = self.url.split("?")[0]
         return state
+
+    def __copy__(self) -> RealtimeSession:
+        return self  # frozen; by way of the pickle the copy would lose its token
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RealtimeSession:
+        return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():

@@ -142,8 +142,8 @@ class ConnectError(RealtimeError):
 class ConnectionClosedError(RealtimeError):
     """The connection is over.
 
-    ``code`` is the WebSocket close code, or ``None`` if the connection broke without one; ``reason`` is the text of the close frame;
-    ``clean`` is true if both sides exchanged close frames.
+    ``code`` is the WebSocket close code, or ``None`` if the connection broke without one; ``reason`` is the text of the close
+    frame; ``clean`` is true if both sides exchanged close frames.
     """
 
     code: int | None = None

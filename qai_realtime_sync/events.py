@@ -2,9 +2,9 @@
 
 The name of an event is its class in snake case (`AudioDelta` is ``audio_delta``); the one exception is `ErrorReceived`, named
 ``error``. Every event has ``event_id`` (the server's, or ``""``) and ``raw`` (the frame's JSON value; of `AudioDelta` without its
-base64; ``None`` for events of the client itself). Ids are text, ``""`` if missing. Fields that end in ``_ms`` are whole milliseconds,
-other times are float seconds, dates are unix seconds; ``None`` = not said. ``source`` is ``"input"`` (the user) or ``"output"`` (the
-assistant). Text is never ``None``.
+base64; ``None`` for events of the client itself). Ids are text, ``""`` if missing. Fields that end in ``_ms`` are whole
+milliseconds, other times are float seconds, dates are unix seconds; ``None`` = not said. ``source`` is ``"input"`` (the user) or
+``"output"`` (the assistant). Text is never ``None``.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ __all__ = [
 
 
 def _plain(value: Any) -> Any:
-    """A JSON-able form: sound as its length in bytes, errors as text, attrs objects as the fields that differ from their default."""
+    """A JSON-able form: sound as its length, errors as text, attrs objects as the fields that differ from their default."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return len(value)
     if isinstance(value, (Command, Event)):
@@ -121,7 +121,10 @@ def _differing(value: Any) -> dict[str, Any]:
 
 @attrs.define(kw_only=True)
 class TokenUsage:
-    """What an answer, or a transcription, cost: tokens (0 = not said) and seconds (``None`` = not said); ``raw`` is the wire object."""
+    """What an answer, or a transcription, cost: tokens (0 = not said) and seconds (``None`` = not said).
+
+    ``raw`` is the wire object.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -138,7 +141,7 @@ class TokenUsage:
 
 @attrs.define(kw_only=True)
 class RateLimit:
-    """One limit of the account: ``name`` (``requests``, ``tokens``), how many, how many are left, seconds until it is full again."""
+    """One limit of the account: ``name`` (``requests``, ``tokens``), how many, how many are left, seconds until all are back."""
 
     name: str = ""
     limit: int = 0
@@ -690,8 +693,8 @@ class ItemTruncated(Event):
 class ErrorReceived(Event):
     """The service reports an error; most leave the conversation alive.
 
-    ``caused_by`` is the event id of the command at fault and ``command`` the command itself, if known. ``benign``: a harmless race.
-    ``fatal``: the service will close.
+    ``caused_by`` is the event id of the command at fault and ``command`` the command itself, if known. ``benign``: a harmless
+    race. ``fatal``: the service will close.
     """
 
     event_name: ClassVar[str] = "error"

@@ -20,8 +20,8 @@ __all__ = ["Ending", "Frame", "Handshake", "Resume", "Traits"]
 class Frame:
     """One whole WebSocket message.
 
-    ``payload`` is bytes, or a memoryview that is valid until the next frame is read. ``text`` says that it came, or goes, as a text
-    message; the transport has then checked that it is UTF-8.
+    ``payload`` is bytes, or a memoryview that is valid until the next frame is read. ``text`` says that it came, or goes, as a
+    text message; the transport has then checked that it is UTF-8.
     """
 
     payload: bytes | memoryview
@@ -78,7 +78,10 @@ class Traits:
 
 @attrs.frozen(kw_only=True)
 class Ending:
-    """What the end of a connection means: ``meaning`` is a word of `Closed.meaning`; ``retry`` says if a new one may be worth trying."""
+    """What the end of a connection means: ``meaning`` is a word of `Closed.meaning`.
+
+    ``retry`` says if a new one may be worth trying.
+    """
 
     meaning: str
     retry: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["ToolCall", "Turn"]
+__all__ = ["Answer", "ToolCall", "Turn"]
 
 
 @attrs.define(kw_only=True)
@@ -18,11 +18,28 @@ class ToolCall:
 
 
 @attrs.define(kw_only=True)
+class Answer:
+    """What ``client.ask`` returns: the finished answer, tool rounds included.
+
+    ``text`` is the transcript of what was said, or the written answer; ``audio`` its sound in the session's output format;
+    ``status`` is ``completed``, ``cancelled`` or ``incomplete``; the token counts are those of all its responses together.
+    """
+
+    text: str = ""
+    audio: bytes = attrs.field(default=b"", repr=lambda value: f"<{len(value)} bytes>")
+    status: str = "completed"
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    response_ids: list[str] = attrs.field(factory=list)
+
+
+@attrs.define(kw_only=True)
 class Turn:
     """What the user said and what the assistant answered.
 
-    ``user`` and ``assistant`` are transcripts; ``heard_ms`` is how much of the answer was played before it was cut off (``None`` = all
-    of it, or nothing plays here). Times are seconds since the client connected; ``None`` = did not happen.
+    ``user`` and ``assistant`` are transcripts; ``heard_ms`` is how much of the answer was played before it was cut off (``None``
+    = all of it, or nothing plays here). Times are seconds since the client connected; ``None`` = did not happen.
     """
 
     number: int
