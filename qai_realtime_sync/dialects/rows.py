@@ -1,0 +1,216 @@
+"""One table row per flat event: which class, and which wire field each of its fields comes from.
+
+`row` compiles a row once into a constructor. A reader never fails: null, missing or the wrong type gives the field's default, so one
+odd field cannot spoil an event. Only essential fields (the sound, the text, the name of a call) refuse, with `UnreadableError`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
+
+import attrs
+
+from qai_realtime_sync.audio import b64decode
+from qai_realtime_sync.events import Event
+
+__all__ = [
+    "Decoder",
+    "Reader",
+    "UnreadableError",
+    "at",
+    "const",
+    "essential",
+    "events_of",
+    "flag",
+    "gives",
+    "made",
+    "mapping",
+    "number",
+    "read_mapping",
+    "read_number",
+    "read_text",
+    "read_whole",
+    "row",
+    "sound",
+    "text",
+    "whole",
+]
+
+Value: TypeAlias = dict[str, Any]
+Decoder: TypeAlias = Callable[[Any, Value], list[Event]]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class UnreadableError(ValueError):
+    """A frame of a known kind lacks what makes it that kind; the message is the `Unknown.problem`."""
+
+
+# -- total readers -----------------------------------------------------------------------------------------------------------
+
+
+def at(value: Any, *path: str) -> Any:
+    """Return what stands at the end of a path of keys, or ``None``."""
+    for key in path:
+        if type(value) is not dict:
+            return None
+        value = value.get(key)
+    return value
+
+
+def read_text(value: Any, default: str = "") -> str:
+    """Return text, else the default."""
+    return value if type(value) is str else default
+
+
+def read_whole(value: Any, default: Any = 0) -> Any:
+    """Return a whole number (``5.0`` counts as one), else the default."""
+    if type(value) is float and value.is_integer():
+        return int(value)
+    return value if type(value) is int else default
+
+
+def read_number(value: Any, default: Any = None) -> Any:
+    """Return a finite float, else the default."""
+    if type(value) is int:
+        try:
+            return float(value)
+        except OverflowError:
+            return default
+    return value if type(value) is float and math.isfinite(value) else default
+
+
+def read_flag(value: Any, default: bool = False) -> bool:
+    """Return true or false, else the default."""
+    return value if type(value) is bool else default
+
+
+def read_mapping(value: Any) -> Value:
+    """Return a JSON object, else an empty one."""
+    return value if type(value) is dict else {}
+
+
+def _kind(value: Any) -> str:
+    return "null or missing" if value is None else f"of JSON type {_JSON.get(type(value), 'number')}"
+
+
+_JSON: Mapping[type, str] = {str: "string", dict: "object", list: "array", bool: "boolean"}
+
+
+def _refuse(path: str, value: Any) -> Any:
+    raise UnreadableError(f"{path} is {_kind(value)}")
+
+
+def read_sound(value: Any, path: str) -> bytes:
+    """Return the bytes of base64 text. Raises: `UnreadableError`."""
+    if type(value) is not str:
+        _refuse(path, value)
+    try:
+        return b64decode(value)
+    except ValueError as error:
+        raise UnreadableError(f"{path}: {error}") from None
+
+
+# -- what a row is made of ---------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Reader:
+    """How one field is read: the expression that reads it, with ``{get}`` for the wire value, and the names it needs."""
+
+    expression: str
+    path: tuple[str, ...] = ()
+    names: Mapping[str, Any] = attrs.field(factory=dict)
+    drop: bool = False
+
+
+def text(*path: str) -> Reader:
+    """Text, ``""`` if there is none."""
+    return Reader("(v if type(v := {get}) is str else '')", path)
+
+
+def essential(*path: str) -> Reader:
+    """Text without which the event means nothing."""
+    return Reader("(v if type(v := {get}) is str else refuse({path!r}, v))", path, {"refuse": _refuse})
+
+
+def sound(*path: str) -> Reader:
+    """Base64 as bytes; essential, and taken out of ``raw``."""
+    return Reader("read_sound({get}, {path!r})", path, {"read_sound": read_sound}, drop=True)
+
+
+def whole(*path: str, default: int | None = 0) -> Reader:
+    """A whole number."""
+    return Reader(f"(v if type(v := {{get}}) is int else read_whole(v, {default!r}))", path, {"read_whole": read_whole})
+
+
+def number(*path: str, default: float | None = None) -> Reader:
+    """A finite number."""
+    return Reader(f"read_number({{get}}, {default!r})", path, {"read_number": read_number})
+
+
+def flag(*path: str, default: bool = False) -> Reader:
+    """True or false."""
+    return Reader(f"(v if type(v := {{get}}) is bool else {default!r})", path)
+
+
+def mapping(*path: str) -> Reader:
+    """A JSON object."""
+    return Reader("(v if type(v := {get}) is dict else {{}})", path)
+
+
+def const(value: str | bool | int) -> Reader:
+    """A field that this wire name implies."""
+    return Reader(repr(value).replace("{", "{{").replace("}", "}}"))
+
+
+def made(function: Callable[[Any], Any], *path: str) -> Reader:
+    """A field that ``function`` reads; it gets the wire value at ``path``, or the whole frame, and must be total."""
+    return Reader(f"{function.__name__}({{get}})", path, {function.__name__: function})
+
+
+# -- compiling ---------------------------------------------------------------------------------------------------------------
+
+
+def _get(path: tuple[str, ...]) -> str:
+    if not path:
+        return "value"
+    return f"get({path[0]!r})" if len(path) == 1 else f"at(value, *{path!r})"
+
+
+def row(event: type[Event], **fields: Reader) -> Decoder:
+    """Compile a row into ``(dialect, value) -> [event]``; every event also gets ``event_id`` and ``raw``."""
+    fields.setdefault("event_id", text("event_id"))
+    names: dict[str, Any] = {"event": event, "at": at}
+    arguments = []
+    drops = []
+    for name, reader in fields.items():
+        names.update(reader.names)
+        wire = ".".join(reader.path)
+        arguments.append(f"{name}={reader.expression.format(get=_get(reader.path), path=wire)}")
+        if reader.drop:
+            drops.append(f"    del value[{reader.path[0]!r}]\n")
+    source = (
+        "def decode(dialect, value):\n    get = value.get\n"
+        f"    told = event({', '.join(arguments)}, raw=value)\n{''.join(drops)}    return [told]\n"
+    )
+    exec(compile(source, f"<row of {event.__name__}>", "exec"), names)
+    decode: Decoder = gives(event)(names["decode"])
+    return decode
+
+
+def gives(*events: type[Event]) -> Callable[[_Function], _Function]:
+    """Note on a decoder which events it can give, for `events_of`."""
+
+    def mark(function: _Function) -> _Function:
+        setattr(function, "events", events)  # noqa: B010 - a plain attribute would not type-check
+        return function
+
+    return mark
+
+
+def events_of(decoder: Decoder) -> tuple[type[Event], ...]:
+    """Return which events a decoder can give."""
+    found: tuple[type[Event], ...] = getattr(decoder, "events", ())
+    return found
