@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
+import attrs
+
+from qai_realtime_sync.client.billing import Billing
 from qai_realtime_sync.client.options import DEFAULT_BASE_URL, Options
 from qai_realtime_sync.config import RealtimeSession
 from qai_realtime_sync.dialects import Dialect, choose
@@ -22,10 +27,11 @@ class Access:
     Raises: `ConfigError` for a missing key, an unknown dialect, or a key that would travel unencrypted.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, clock: Callable[[], float], after: Callable[[float, Callable[[], None]], Any]) -> None:
         self._options = options
         self.gateway = options.session is None and not options.mint
         self.api_key = ""
+        self.billing: Billing | None = None
         if options.session is not None:
             self._session = options.session
         else:
@@ -38,16 +44,54 @@ class Access:
                     "(for a local server any text will do)",
                     code="invalid_api_key",
                 )
-        self._kind = choose(options.dialect, options.provider or self._session.provider, self._session.ws_url, options.config.model)
+        self._kind = self._choose()
         self._check_secure()
+        if options.mint:
+            self.billing = self._make_billing(clock, after)
+
+    def obtain(self, timeout: float) -> RealtimeSession:
+        """Where to dial now; mints or refreshes a session first where one is minted. Waits up to ``timeout`` seconds.
+
+        Raises: `ApiError`, `ConnectError`, `RealtimeTimeoutError`; `ConfigError` for an address that is not encrypted.
+        """
+        if self.billing is not None:
+            self._session = self.billing.obtain(timeout)
+            self._kind = self._choose()
+            self._check_secure()
+        return self._session
 
     def dialect(self) -> Dialect:
         """A new instance for a new connection."""
         return self._kind(gateway=self.gateway)
 
-    def session(self) -> RealtimeSession:
-        """Where to dial now."""
-        return self._session
+    @property
+    def token_key(self) -> str:
+        """What the handshake may send as a key: never the gateway's own to another service."""
+        return self.api_key if self.gateway else ""
+
+    def public_session(self) -> RealtimeSession:
+        """What is not secret of the session in use."""
+        session = (self.billing.session if self.billing is not None else None) or self._session
+        return attrs.evolve(session, url=session.url.split("?")[0], signed_url="", ephemeral_token="")
+
+    def _choose(self) -> type[Dialect]:
+        options, session = self._options, self._session
+        url = session.ws_url if self.billing is None or session.session_id else ""
+        return choose(options.dialect, options.provider or session.provider, url, options.config.model)
+
+    def _make_billing(self, clock: Callable[[], float], after: Callable[[float, Callable[[], None]], Any]) -> Billing:
+        from qai_realtime_sync.rest import RestClient  # lazily: only who mints needs requests
+
+        options = self._options
+        rest = RestClient(
+            self.api_key,
+            base_url=self._session.url,
+            headers=options.headers,
+            proxy="" if options.proxy is False else options.proxy,
+            allow_insecure=options.allow_insecure,
+        )
+        body = self._kind(gateway=True).session_body(options.config)
+        return Billing(rest, options.provider, body, clock=clock, after=after)
 
     def _check_secure(self) -> None:
         split = urlsplit(self._session.ws_url)

@@ -46,6 +46,8 @@ from qai_realtime_sync.errors import (
 from qai_realtime_sync.events import ErrorReceived, Event, FunctionCall, HandlerFailed, StateChanged
 
 if TYPE_CHECKING:
+    from qai_realtime_sync.client.access import Access
+    from qai_realtime_sync.client.billing import Billing
     from qai_realtime_sync.dialects import Dialect
     from qai_realtime_sync.transport import Cancellation, Connection
 
@@ -87,7 +89,7 @@ class Call:
             sent=self._was_sent,
         )
         self.sender = Sender(self.clock, self._flush)
-        self.lane = Lane()
+        self.lane = Lane("qai-lane")
         self.sound = SoundPath(self.config)
         self.responses = Responses()
         self.pool = ToolPool(size=options.tool_threads, answer=self._tool_answered, failed=self._tool_failed, after=self.sender.after)
@@ -102,6 +104,7 @@ class Call:
         self.void: dict[str, None] = {}  # answers that were stopped: what still comes of them is not for anybody's ears
         self.last_error: ErrorReceived | None = None
         self.reader: threading.Thread | None = None
+        self.access: Access | None = None
         self.observers: tuple[Callable[[Event | Command, float], None], ...] = ()
         self._settling = 0  # results that are between "given" and "sent"; guarded by lock
         self._ids = itertools.count(1)
@@ -110,6 +113,11 @@ class Call:
         self._delivery = threading.Condition()  # guards _due and _delivering
         self._due: collections.deque[Event] = collections.deque()
         self._delivering: int | None = None
+
+    @property
+    def billing(self) -> Billing | None:
+        """The life of the minted session, if one is minted."""
+        return self.access.billing if self.access is not None else None
 
     # -- checks ---------------------------------------------------------------------------------------------------------------
 
@@ -359,6 +367,8 @@ class Call:
         self.outbox.close("the client was closed")
         if cancellation is not None:
             cancellation.cancel()
+        if self.billing is not None:
+            self.billing.give_up()
         self.wake_backoff.set()
         if changed is not None:
             self.announce(changed)

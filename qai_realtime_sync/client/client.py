@@ -133,7 +133,7 @@ class RealtimeClient(Listening, Speaking):
         """
         call = self._call
         call.check_process()
-        access = Access(call.options)
+        call.access = access = Access(call.options, call.clock, call.sender.after)
         reader = Reader(call, access, timeout)
         with call.lock:
             if call.lifecycle.state != "idle" or call.reader is not None:
@@ -205,6 +205,12 @@ class RealtimeClient(Listening, Speaking):
     def session_id(self) -> str:
         """The service's id of the session, or ``""``."""
         return self._call.session_id
+
+    @property
+    def session(self) -> RealtimeSession:
+        """Where this conversation connects, without what is secret: no token, no signed URL."""
+        access = self._call.access
+        return access.public_session() if access is not None else RealtimeSession()
 
     @property
     def config(self) -> RealtimeConfig:

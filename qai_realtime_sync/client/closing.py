@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import threading
 import weakref
+from time import monotonic
 from typing import TYPE_CHECKING
 
+from qai_realtime_sync.client.billing import unsettled
 from qai_realtime_sync.events import Closed, Event
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ def close(call: Call, code: int, reason: str, timeout: float) -> None:
     if not call.over.wait(max(0.0, deadline - call.clock() - 0.2)):
         abort(call)
         call.over.wait(max(0.05, deadline - call.clock()))
+    if call.billing is not None:
+        call.billing.wait(max(0.0, deadline - call.clock()))
     join(call, deadline)
 
 
@@ -67,6 +71,9 @@ def _close_all() -> None:
     for call in list(_open_calls):
         if not call.over.is_set() and call.is_ours:
             close(call, 1001, "", min(call.options.close_timeout, 2.5))
+    deadline = monotonic() + 2.0
+    for billing in unsettled():
+        billing.wait(max(0.0, deadline - monotonic()))
 
 
 def _never_opened(call: Call) -> None:
@@ -83,6 +90,7 @@ def _never_opened(call: Call) -> None:
 
 def join(call: Call, deadline: float) -> None:
     """Wait for the threads that are ours; user code that does not return keeps only its own thread."""
-    for thread in (call.reader, call.sender.thread, call.lane.thread, *call.pool.threads):
+    billing = call.billing.thread if call.billing is not None else None
+    for thread in (call.reader, call.sender.thread, call.lane.thread, billing, *call.pool.threads):
         if thread is not None and thread is not threading.current_thread() and thread.is_alive():
             thread.join(max(0.0, deadline - call.clock()))

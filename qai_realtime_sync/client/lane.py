@@ -1,4 +1,4 @@
-"""One ordered lane for handlers that are slow by nature; its thread is started on first use."""
+"""One ordered lane for what is slow by nature (handlers, REST calls); its thread is started on first use."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ __all__ = ["Lane"]
 
 
 class Lane:
-    """Runs what it is given one after the other in a thread named ``qai-lane``.
+    """Runs what it is given one after the other in a thread of its own, called ``name``.
 
     `stop` lets what is queued finish: a database write that was promised is made. The thread is a daemon, so a handler that hangs cannot
     keep the process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._work = threading.Condition()  # guards everything below
         self._queue: collections.deque[Callable[[], None]] = collections.deque()
         self._stopping = False
@@ -29,7 +30,7 @@ class Lane:
             self._work.notify()
             if self.thread is not None:
                 return
-            self.thread = threading.Thread(target=self._run, name="qai-lane", daemon=True)
+            self.thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             thread = self.thread
         thread.start()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader"]
 
+_GATEWAY_TIMEOUT, _DIRECT_TIMEOUT = 15.0, 10.0  # source: gateway SDKs
 _NORMAL = Ending(meaning="normal", retry=False)
 _LOST = Ending(meaning="lost", retry=True)
 
@@ -114,11 +115,11 @@ class Reader:
         call, options = self._call, self._call.options
         from qai_realtime_sync import transport  # lazily: importing the library must not import websocket-client
 
-        started = call.clock()
+        timeout = self._timeout or options.connect_timeout or (_GATEWAY_TIMEOUT if self._access.gateway else _DIRECT_TIMEOUT)
+        deadline = call.clock() + timeout
+        session = self._access.obtain(timeout)
         dialect = self._access.dialect()
-        handshake = dialect.handshake(call.config, self._access.session(), self._access.api_key, self._resume)
-        timeout = self._timeout or options.connect_timeout or handshake.timeout
-        deadline = started + timeout
+        handshake = dialect.handshake(call.config, session, self._access.token_key, self._resume)
         call.dialect = dialect
         cancellation = transport.Cancellation()
         with call.lock:
@@ -264,6 +265,8 @@ class Reader:
         closing = call.closing
         unsent = call.outbox.end()
         call.pool.stop()
+        if call.billing is not None:
+            call.billing.finish()  # in its own thread: the reader does not wait for it
         orderly = closing or lost.ending.meaning == "normal"
         closed = Closed(
             code=call.close_code if closing and lost.code is None else lost.code,

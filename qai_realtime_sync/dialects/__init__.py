@@ -1,4 +1,4 @@
-"""How each service spells events, commands and configuration; `choose` finds the class by name or by what is known of the service."""
+"""How each service spells events, commands and configuration; `choose` finds the class by name, or by what is known of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from qai_realtime_sync.dialects.base import Dialect
+from qai_realtime_sync.dialects.elevenlabs import ElevenLabs
+from qai_realtime_sync.dialects.gemini import Gemini
 from qai_realtime_sync.dialects.openai import OpenAI
 from qai_realtime_sync.dialects.openai_session import is_gpt
 from qai_realtime_sync.dialects.xai import XAI
@@ -13,12 +15,20 @@ from qai_realtime_sync.errors import ConfigError
 
 __all__ = ["DIALECTS", "Dialect", "choose", "names"]
 
-DIALECTS: Final[dict[str, type[Dialect]]] = {"xai": XAI, "gateway": XAI, "openai": OpenAI}
+DIALECTS: Final[dict[str, type[Dialect]]] = {
+    "xai": XAI,
+    "gateway": XAI,
+    "openai": OpenAI,
+    "elevenlabs": ElevenLabs,
+    "gemini": Gemini,
+}
 """Every dialect by its names; the gateway speaks xAI's."""
 
 _PROVIDERS: Final[dict[str, type[Dialect]]] = DIALECTS | {
     "grok": XAI,
     "qai": XAI,
+    "google": Gemini,
+    "vertex": Gemini,
     "azure": OpenAI,
     "azure_openai": OpenAI,
     "azure_voice_live": OpenAI,
@@ -26,6 +36,7 @@ _PROVIDERS: Final[dict[str, type[Dialect]]] = DIALECTS | {
 
 # What an address ends or begins with: (end of the host, part of the path) -> class; "" fits all.
 _ADDRESSES: Final[tuple[tuple[str, str, type[Dialect]], ...]] = (
+    ("", "/qai/v1/realtime/elevenlabs", ElevenLabs),
     ("", "/qai/v1/realtime", XAI),
     ("quantumencoding.ai", "", XAI),
     ("x.ai", "", XAI),
@@ -33,7 +44,12 @@ _ADDRESSES: Final[tuple[tuple[str, str, type[Dialect]], ...]] = (
     ("openai.azure.com", "", OpenAI),
     ("cognitiveservices.azure.com", "", OpenAI),
     ("services.ai.azure.com", "", OpenAI),
+    ("elevenlabs.io", "", ElevenLabs),
+    ("generativelanguage.googleapis.com", "", Gemini),
+    ("aiplatform.googleapis.com", "", Gemini),
     ("", "/voice-live/", OpenAI),
+    ("", "/v1/convai/", ElevenLabs),
+    ("", "BidiGenerateContent", Gemini),
 )
 
 
@@ -63,6 +79,6 @@ def _by_address(url: str) -> type[Dialect] | None:
     except ValueError:
         return None
     for end, part, dialect in _ADDRESSES:
-        if (not end or host == end or host.endswith("." + end)) and part in path:
+        if (not end or host == end or host.endswith(("." + end, "-" + end))) and part in path:
             return dialect
     return None

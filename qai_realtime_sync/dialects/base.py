@@ -1,7 +1,7 @@
 """What every dialect is: two tables (wire tag to decoder, command to encoder) and the rules that use them.
 
-A dialect is pure: it opens nothing, sends nothing, logs nothing and reads no clock. One instance serves one connection, because some
-events need what an earlier frame said. ``decode`` never raises; ``encode`` raises only `UnsupportedCommandError`.
+A dialect is pure: it opens nothing, sends nothing, logs nothing and reads no clock. One instance serves one connection, because
+some events need what an earlier frame said. ``decode`` never raises; ``encode`` raises only `UnsupportedCommandError`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from qai_realtime_sync.commands import Command, RawEvent
 from qai_realtime_sync.config import RealtimeConfig, RealtimeSession
+from qai_realtime_sync.dialects.cut import WORTHWHILE, cut
 from qai_realtime_sync.dialects.endings import meaning_of
 from qai_realtime_sync.dialects.rows import Decoder, UnreadableError
 from qai_realtime_sync.dialects.wire import dumps, loads
@@ -32,6 +33,8 @@ class Dialect:
     traits: Traits = Traits()
     decoders: ClassVar[Mapping[str, Decoder]] = {}
     encoders: ClassVar[Mapping[type[Command], Encoder]] = {}
+    sound_key: ClassVar[bytes] = b""
+    """The JSON key, with its quotes, whose value is sound."""
 
     def __init__(self, gateway: bool = False) -> None:
         """``gateway``: spoken to through the gateway's proxy WebSocket; else straight to the service."""
@@ -42,7 +45,7 @@ class Dialect:
     def handshake(
         self, config: RealtimeConfig, session: RealtimeSession, api_key: str = "", resume: Resume | None = None
     ) -> Handshake:
-        """Return address, headers and first commands of a connection. Raises: `ConfigError` for an address or key that cannot work."""
+        """Return address, headers and first commands of a connection. Raises: `ConfigError` for a wrong address or key."""
         raise ConfigError(f"the dialect {self.name!r} cannot open a connection")
 
     def session_body(self, config: RealtimeConfig) -> dict[str, Any]:
@@ -61,6 +64,10 @@ class Dialect:
             payload = frame
             if type(frame) is not str and self.binary_is_sound():
                 return self.sound(payload)
+        if len(payload) > WORTHWHILE and self.sound_key and type(payload) is not str:
+            found = cut(payload, self.sound_key)
+            if found is not None and self.place(*found):
+                return self.understand(found[0])
         try:
             value = loads(payload)
         except ValueError as error:
@@ -83,6 +90,10 @@ class Dialect:
         except UnreadableError as error:
             event_id = value.get("event_id")
             return [Unknown(type=tag, problem=str(error), event_id=event_id if type(event_id) is str else "", raw=value)]
+
+    def place(self, value: Any, sound: bytes) -> bool:
+        """Put sound that was cut out of a message where its decoder reads it; false if it does not belong there."""
+        return False
 
     def binary_is_sound(self) -> bool:
         """A binary message is sound, not JSON."""

@@ -42,9 +42,10 @@ ANSWERED: Final[frozenset[type[Command]]] = frozenset({SendText, SendFunctionRes
 
 
 def client_data(config: RealtimeConfig, changes: Mapping[str, Any] | None, *, gateway: bool) -> dict[str, Any]:
-    """Return the first message. Only what the program set is sent: each override must be allowed by the agent, else the service closes.
+    """Return the first message, with only what the program set: the service closes for an override the agent does not allow.
 
-    Tools are part of the agent and are not sent. Through the gateway voice and model stand in the address unless an agent is named.
+    Tools are part of the agent and are not sent. Through the gateway voice and model stand in the address, unless an agent is
+    named.
     """
     created = gateway and not config.session.get("agent_id")
     prompt: dict[str, Any] = {"prompt": config.instructions} if config.instructions else {}
@@ -101,7 +102,7 @@ def send_context(dialect: ElevenLabs, command: SendContext) -> list[Frame]:
 
 
 def send_function_result(dialect: ElevenLabs, command: SendFunctionResult) -> list[Frame]:
-    """The result of a client tool; an empty one is named, because agents take silence for failure (source: the vendor's client)."""
+    """The result of a client tool; an empty one is put into words (source: the vendor's client does)."""
     return json_frame(
         {
             "type": "client_tool_result",

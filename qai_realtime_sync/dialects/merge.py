@@ -13,8 +13,8 @@ __all__ = ["merged", "tools_as_dicts", "without_unset"]
 def merged(session: Mapping[str, Any], *layers: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return ``session`` with the layers over it, the last one winning; nothing given is changed.
 
-    A mapping merges into a mapping key by key, everything else replaces, ``None`` too. Two mappings whose ``type`` differs are two
-    different things: the new one replaces the old one whole, so no field of another kind is left behind.
+    A mapping merges into a mapping key by key, everything else replaces, ``None`` too. Two mappings whose ``type`` differs are
+    two different things: the new one replaces the old one whole, so no field of another kind is left behind.
     """
     result = dict(session)
     for layer in layers:

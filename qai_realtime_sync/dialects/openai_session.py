@@ -1,7 +1,7 @@
 """A configuration as the session object of the OpenAI family: today's shape, the beta's, xAI's, and the two of the gateway.
 
-Sources: OpenAI schema (GA refuses a whole update for one unknown field, so only known ones are sent), xAI documents and recordings,
-the gateway's reference SDKs.
+Sources: OpenAI schema (GA refuses a whole update for one unknown field, so only known ones are sent), xAI documents and
+recordings, the gateway's reference SDKs.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _transcription(value: Any, usual: str) -> Any:
 
 
 def _xai_transcription(value: Any) -> Any:
-    """xAI's transcription object: a hint of the language, and key terms for the prompt (documentation: at most 100 of 50 characters)."""
+    """xAI's transcription object: a hint of the language, and key terms for the prompt (at most 100 of 50 characters)."""
     if value is None:
         return None
     given = value if isinstance(value, Transcription) else Transcription()
@@ -141,7 +141,7 @@ def xai_session(config: RealtimeConfig, changes: Mapping[str, Any] | None = None
 
 
 def gateway_session(config: RealtimeConfig, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what the gateway is sent: the reference's value for a reference config, more only for what the reference does not have."""
+    """Return what the gateway is sent: the reference's value for a reference config, more only for what that does not have."""
     session = _flat(config, config.voice)
     if is_gpt(config.model):
         session |= {"modalities": ["text", "audio"]} | _beta_fields(config)

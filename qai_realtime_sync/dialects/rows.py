@@ -1,7 +1,7 @@
 """One table row per flat event: which class, and which wire field each of its fields comes from.
 
-`row` compiles a row once into a constructor. A reader never fails: null, missing or the wrong type gives the field's default, so one
-odd field cannot spoil an event. Only essential fields (the sound, the text, the name of a call) refuse, with `UnreadableError`.
+`row` compiles a row once into a constructor. A reader never fails: null, missing or the wrong type gives the field's default, so
+one odd field cannot spoil an event. Only essential fields (sound, text, the arguments of a call) refuse, by `UnreadableError`.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def _refuse(path: str, value: Any) -> Any:
 
 
 def read_sound(value: Any, path: str) -> bytes:
-    """Return the bytes of base64 text. Raises: `UnreadableError`."""
+    """Return the bytes of base64 text, or the bytes that were cut out of the message before. Raises: `UnreadableError`."""
+    if type(value) is bytes:
+        return value
     if type(value) is not str:
         _refuse(path, value)
     try:

@@ -1,7 +1,7 @@
 """JSON in and out, with orjson where it is installed and the same values where it is not (the only importer of orjson).
 
-Both readers give the same values: what orjson refuses (lone surrogates, whole numbers beyond a double) goes to the standard library,
-and the standard library reads whole numbers beyond 64 bits as floats, as orjson does. ``NaN`` and infinities are refused both ways.
+Both readers give the same values: what orjson refuses (lone surrogates, whole numbers beyond a double) goes to the standard
+library, and that reads whole numbers beyond 64 bits as floats, as orjson does. ``NaN`` and infinities are refused both ways.
 """
 
 from __future__ import annotations

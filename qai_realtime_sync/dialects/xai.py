@@ -1,4 +1,4 @@
-"""xAI Voice Agent, which also stands behind the gateway: the family's rows, and what differs (source: recorded sessions, documents)."""
+"""xAI Voice Agent, which also stands behind the gateway: the family's rows, and what differs (source: recordings, documents)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, Final
 from qai_realtime_sync.commands import CreateResponse, Say
 from qai_realtime_sync.config import RealtimeConfig
 from qai_realtime_sync.dialects.base import remember, unsupported_commands
-from qai_realtime_sync.dialects.openai import DECODERS, INPUT, C, I, O, OpenAI, R, with_underscores
+from qai_realtime_sync.dialects.openai import OpenAI
 from qai_realtime_sync.dialects.openai_commands import XAI_ENCODERS, beta_response
+from qai_realtime_sync.dialects.openai_events import DECODERS, INPUT, C, I, O, R, with_underscores
 from qai_realtime_sync.dialects.openai_session import xai_session
 from qai_realtime_sync.dialects.rows import Decoder, Value, at, const, essential, gives, read_text, read_whole, row, sound, whole
 from qai_realtime_sync.events import AudioDelta, Event, Ping, SpeechStarted, TranscriptDelta, TranscriptDone
@@ -27,7 +28,7 @@ _STARTED: Final = DECODERS["input_audio_buffer.speech_started"]
 
 @gives(TranscriptDelta, TranscriptDone)
 def completed(dialect: XAI, value: Value) -> list[Event]:
-    """The sentence so far while ``status`` is ``in_progress``, else the final one, once per item; later ones only if they differ."""
+    """The sentence so far while ``status`` is ``in_progress``, else the final one, once per item."""
     if value.get("status") == "in_progress":
         return _SNAPSHOT(dialect, value)
     told = _COMPLETED(dialect, value)

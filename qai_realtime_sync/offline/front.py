@@ -1,0 +1,228 @@
+"""The HTTP side of the server: which path is answered by what, who is let in, and how a WebSocket becomes a conversation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import unquote
+
+from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.offline.items import new_id
+from qai_realtime_sync.offline.line import NoUpgradeError
+
+try:
+    from werkzeug import Request, Response
+    from werkzeug.exceptions import HTTPException
+except ImportError as error:
+    raise ConfigError(
+        f"the local server needs werkzeug and simple-websocket ({error}); pip install 'qai-realtime-sync[serve]'",
+        code="missing_dependency",
+    ) from error
+
+if TYPE_CHECKING:
+    from qai_realtime_sync.offline.server import RealtimeServer
+
+__all__ = ["Front"]
+
+_SECRET_SECONDS = 600
+_TOKEN_SECONDS = 300
+_PROTOCOL_KEYS = ("openai-insecure-api-key.", "xai-client-secret.", "token-")
+_LARGEST_BODY = 1024 * 1024
+WEBSOCKET_PATHS = ("/qai/v1/realtime", "/v1/realtime")
+
+
+class Front:
+    """The WSGI application of one server: a table of routes, each a method that returns a response."""
+
+    def __init__(self, server: RealtimeServer) -> None:
+        self._server = server
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        """Answer one request; a WebSocket is served here until it is over."""
+        request = Request(environ)
+        request.max_content_length = _LARGEST_BODY
+        if request.path in WEBSOCKET_PATHS and request.method == "GET":
+            answer = self._websocket(request, environ)
+            if answer is None:
+                raise ConnectionError("the WebSocket is over; there is no HTTP answer")  # werkzeug drops the connection then
+            return answer(environ, start_response)
+        answer = self._answer(request)
+        answer.headers["X-QAI-Request-Id"] = new_id("req")
+        return answer(environ, start_response)
+
+    def _answer(self, request: Request) -> Response:
+        handler = self.routes.get((request.method, request.path))
+        if handler is None:
+            return _refusal(404, "not_found", f"There is nothing at {request.method} {request.path}.")
+        try:
+            return handler(self, request)
+        except HTTPException as error:  # a body that is too large, for one
+            return _refusal(error.code or 400, "invalid_request", error.description or error.name)
+
+    # -- WebSocket -----------------------------------------------------------------------------------------------------------
+
+    def _websocket(self, request: Request, environ: dict[str, Any]) -> Response | None:
+        if request.headers.get("Upgrade", "").lower() != "websocket" or not request.headers.get("Sec-WebSocket-Key"):
+            answer = _refusal(426, "upgrade_required", "This address speaks WebSocket: connect with ws:// or wss://.")
+            answer.headers["Upgrade"] = "websocket"
+            return answer
+        offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if name.strip()]
+        chosen = "realtime" if "realtime" in offered else offered[0] if offered else ""
+        admitted = self._server.ledger.admits(_credential(request, offered))
+        if not admitted and not self._server.refuses_after_upgrade:
+            answer = _refusal(401, "invalid_key", "The key is not valid for this server; it was started with --key.")
+            answer.headers["X-QAI-Request-Id"] = new_id("req")
+            return answer
+        beta = bool(request.headers.get("OpenAI-Beta"))
+        try:
+            self._server.converse(
+                environ,
+                path=request.path,
+                model=request.args.get("model", ""),
+                conversation_id=request.args.get("conversation_id", ""),
+                subprotocol=chosen,
+                admitted=admitted,
+                beta=beta,
+            )
+        except NoUpgradeError as error:
+            return _refusal(400, "invalid_request", f"This is no WebSocket upgrade: {error}")
+        return None
+
+    # -- REST ----------------------------------------------------------------------------------------------------------------
+
+    def _status(self, request: Request) -> Response:
+        server = self._server
+        lines = [
+            "qai-realtime-sync local server",
+            server.description,
+            f"dialect: {server.dialect}",
+            f"conversations: {sum(1 for one in server.conversations if not one['closed'])} open, {len(server.conversations)} in all",
+            f"connect to {server.ws_url}",
+        ]
+        return Response("\n".join(lines) + "\n", mimetype="text/plain")
+
+    def _journal(self, request: Request) -> Response:
+        if not self._allowed(request):
+            return _unauthorised()
+        return _json(
+            {
+                "journal": self._server.journal,
+                "conversations": self._server.conversations,
+                "sessions": self._server.ledger.sessions(),
+            }
+        )
+
+    def _client_secret(self, request: Request) -> Response:
+        """Mint a secret as OpenAI and xAI do: ``{"expires_after": {"seconds"}, "session"}`` → ``{"value", "expires_at", "session"}``."""
+        if not self._allowed(request):
+            return _unauthorised()
+        body = _body(request)
+        if body is None:
+            return _refusal(400, "invalid_request_error", "The body must be a JSON object.")
+        after = body.get("expires_after")
+        seconds = after.get("seconds") if isinstance(after, dict) else None
+        if seconds is None:
+            seconds = _SECRET_SECONDS
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 10 <= seconds <= 7200:
+            return _refusal(400, "invalid_request_error", "'expires_after.seconds' must be a number from 10 to 7200.")
+        value, expires_at = self._server.ledger.mint(seconds)
+        answer: dict[str, Any] = {"value": value, "expires_at": expires_at}
+        written = body.get("session")
+        if self._server.dialect == "openai":
+            answer["session"] = {
+                **({"type": "realtime", "model": "gpt-realtime"} | (written if isinstance(written, dict) else {})),
+                "object": "realtime.session",
+                "id": new_id("sess"),
+            }
+        return _json(answer)
+
+    def _mint(self, request: Request) -> Response:
+        if not self._allowed(request):
+            return _unauthorised()
+        body = _body(request)
+        if body is None:
+            return _refusal(400, "invalid_request", "The body must be a JSON object.")
+        provider = body.get("provider")
+        if provider == "elevenlabs":
+            return _refusal(503, "service_unavailable", "The local server does not speak the ElevenLabs dialect.")
+        token, expires_at = self._server.ledger.mint(_TOKEN_SECONDS)
+        session_id = self._server.ledger.open_session("xai")
+        answer = {
+            "ephemeral_token": token,
+            "url": self._server.base_ws_url + "/v1/realtime",
+            "session_id": session_id,
+            "model": body.get("model") or "grok-voice-latest",
+            "voice": body.get("voice") or "Sal",
+            "expires_in": _TOKEN_SECONDS,
+            "expires_at": expires_at,
+        }
+        return _json(answer)
+
+    def _refresh(self, request: Request) -> Response:
+        if not self._allowed(request):
+            return _unauthorised()
+        session_id = (_body(request) or {}).get("session_id")
+        if not isinstance(session_id, str) or not self._server.ledger.refresh(session_id):
+            return _refusal(404, "not_found", "There is no such session, or it has ended.")
+        return _json({"ephemeral_token": self._server.ledger.mint(_TOKEN_SECONDS)[0]})
+
+    def _end(self, request: Request) -> Response:
+        if not self._allowed(request):
+            return _unauthorised()
+        body = _body(request) or {}
+        session_id, seconds = body.get("session_id"), body.get("duration_seconds")
+        if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 0:
+            return _refusal(400, "invalid_request", "'duration_seconds' must be an integer of 0 or more.")
+        if not isinstance(session_id, str) or not self._server.ledger.end(session_id, seconds):
+            return _refusal(404, "not_found", "There is no such session, or it has ended.")
+        return _json({"status": "ended"})
+
+    def _allowed(self, request: Request) -> bool:
+        return self._server.ledger.admits(_credential(request, []), minted=False)
+
+    routes: ClassVar[Mapping[tuple[str, str], Callable[[Front, Request], Response]]] = {
+        ("GET", "/"): _status,
+        ("GET", "/journal"): _journal,
+        ("POST", "/v1/realtime/client_secrets"): _client_secret,
+        ("POST", "/qai/v1/realtime/session"): _mint,
+        ("POST", "/qai/v1/realtime/refresh"): _refresh,
+        ("POST", "/qai/v1/realtime/end"): _end,
+    }
+
+
+def _credential(request: Request, subprotocols: list[str]) -> str:
+    """Return the key of a request: ``X-API-Key`` first, as the gateway reads it, then the bearer, the query, a subprotocol of a browser."""
+    key = request.headers.get("X-API-Key", "")
+    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    if not key and scheme.lower() == "bearer":
+        key = bearer.strip()
+    key = key or request.args.get("token", "")
+    for name in subprotocols:
+        for prefix in _PROTOCOL_KEYS:
+            if not key and name.startswith(prefix):
+                key = unquote(name[len(prefix) :])
+    return key
+
+
+def _body(request: Request) -> dict[str, Any] | None:
+    data = request.get_data()
+    if not data:
+        return {}
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(json.dumps(value), status=status, mimetype="application/json")
+
+
+def _refusal(status: int, code: str, message: str) -> Response:
+    return _json({"error": {"message": message, "type": code, "code": code}}, status)
+
+
+def _unauthorised() -> Response:
+    return _refusal(401, "invalid_key", "The key is not valid for this server; it was started with --key.")

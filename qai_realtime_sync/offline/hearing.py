@@ -1,0 +1,112 @@
+"""English words out of speech, with pocketsphinx (its only owner), as it comes."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+__all__ = ["Hearing"]
+
+_FRAME = 640  # bytes: 20 ms at 16 kHz; pocketsphinx holds the interpreter for each call, so the calls stay short
+_GUESS_EVERY = 10  # frames
+
+
+class Hearing:
+    """A small pool of recognisers, made when they are first needed; each takes about 90 MB.
+
+    Raises: ImportError without pocketsphinx.
+    """
+
+    def __init__(self, most: int = 4) -> None:
+        import pocketsphinx
+
+        self._pocketsphinx: Any = pocketsphinx
+        self._idle: list[Any] = [self._make()]
+        self._free = threading.Semaphore(most)  # how many more may listen now
+        self._lock = threading.Lock()  # guards _idle
+
+    def _make(self) -> Any:
+        return self._pocketsphinx.Decoder(samprate=16000, loglevel="FATAL")
+
+    def listener(self) -> Utterance:
+        """Return a listener for one utterance."""
+        return Utterance(self)
+
+    def borrow(self, wait: bool) -> Any | None:
+        """Return a recogniser, or ``None`` if all listen to others and ``wait`` is false."""
+        if not self._free.acquire(blocking=wait):
+            return None
+        with self._lock:
+            decoder = self._idle.pop() if self._idle else None
+        return decoder if decoder is not None else self._make()
+
+    def give_back(self, decoder: Any) -> None:
+        """Take a recogniser back that is between two utterances."""
+        with self._lock:
+            self._idle.append(decoder)
+        self._free.release()
+
+
+class Utterance:
+    """One utterance; while all recognisers are busy it keeps the sound and catches up later."""
+
+    def __init__(self, hearing: Hearing) -> None:
+        self._hearing = hearing
+        self._decoder: Any | None = None
+        self._waiting = bytearray()
+        self._frames = 0
+        self._text = ""
+
+    def feed(self, pcm: bytes) -> str | None:
+        """Take PCM16 at 16 kHz; return what was said so far when that changed."""
+        self._waiting += pcm
+        if not self._begin(wait=False):
+            return None
+        self._work(len(self._waiting) - len(self._waiting) % _FRAME)
+        if self._frames < _GUESS_EVERY:
+            return None
+        self._frames = 0
+        text = self._hypothesis()
+        if text == self._text:
+            return None
+        self._text = text
+        return text
+
+    def finish(self) -> str:
+        """Return what was said (``""`` if no word was recognised)."""
+        self._begin(wait=True)
+        self._work(len(self._waiting))
+        return self._end()
+
+    def abandon(self) -> None:
+        """Forget the utterance."""
+        if self._decoder is not None:
+            self._end()
+
+    def _begin(self, wait: bool) -> bool:
+        if self._decoder is None:
+            self._decoder = self._hearing.borrow(wait)
+            if self._decoder is not None:
+                self._decoder.start_utt()
+        return self._decoder is not None
+
+    def _work(self, upto: int) -> None:
+        assert self._decoder is not None
+        for at in range(0, upto, _FRAME):
+            self._decoder.process_raw(bytes(self._waiting[at : min(at + _FRAME, upto)]), False, False)
+            self._frames += 1
+        del self._waiting[:upto]
+
+    def _hypothesis(self) -> str:
+        hypothesis = self._decoder.hyp() if self._decoder is not None else None
+        return " ".join(hypothesis.hypstr.split()) if hypothesis is not None else ""
+
+    def _end(self) -> str:
+        decoder, self._decoder = self._decoder, None
+        assert decoder is not None
+        try:
+            decoder.end_utt()
+            hypothesis = decoder.hyp()
+            return " ".join(hypothesis.hypstr.split()) if hypothesis is not None else ""
+        finally:
+            self._hearing.give_back(decoder)

@@ -1,0 +1,298 @@
+"""The local realtime server: listens, gives every connection a conversation, and ends with no thread left."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pathlib
+import selectors
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.offline.conversation import Conversation
+from qai_realtime_sync.offline.family import FamilySpelling, Terms
+from qai_realtime_sync.offline.front import Front
+from qai_realtime_sync.offline.http_server import HttpServer
+from qai_realtime_sync.offline.items import Item
+from qai_realtime_sync.offline.journal import Journal
+from qai_realtime_sync.offline.ledger import Ledger, RateLimit
+from qai_realtime_sync.offline.line import Line
+from qai_realtime_sync.offline.openai import OpenAISpelling
+from qai_realtime_sync.offline.script import Script
+from qai_realtime_sync.offline.tls import server_context
+from qai_realtime_sync.offline.voice import Voice, assemble
+from qai_realtime_sync.offline.xai import XAISpelling
+
+__all__ = ["DIALECTS", "RealtimeServer"]
+
+DIALECTS: dict[str, type[FamilySpelling]] = {"openai": OpenAISpelling, "xai": XAISpelling}
+_STOP_SECONDS = 3.0
+_GOODBYE_SECONDS = 1.2
+_MOST_REMEMBERED = 1000
+_log = logging.getLogger(__name__)
+
+
+class RealtimeServer:
+    """A realtime voice service on this computer; also a context manager.
+
+    ``light`` serves tones instead of speech and recognises no words; without the voice parts that happens by itself, and
+    `description` says why. ``key`` is what clients must show (``None`` = anything). ``tls`` is ``False``, ``True`` (a certificate made
+    on the fly) or the paths of a certificate and its key. ``pace`` is how much faster than it plays sound is sent. ``session_cap``
+    ends every session after so many seconds; ``rate_limit`` is how many answers there are in a minute.
+
+    Raises: `ConfigError` for a wrong option, from the constructor.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        light: bool = False,
+        key: str | None = None,
+        tls: bool | tuple[str | pathlib.Path, str | pathlib.Path] = False,
+        dialect: str = "xai",
+        script: Script | str | pathlib.Path | None = None,
+        pace: float = 4.0,
+        session_cap: float | None = None,
+        rate_limit: int | None = None,
+        voice: Voice | None = None,
+    ) -> None:
+        if dialect not in DIALECTS:
+            raise ConfigError(
+                f"there is no dialect {dialect!r} in the local server; use one of {', '.join(DIALECTS)}", code="invalid_dialect"
+            )
+        if not pace > 0:
+            raise ConfigError(f"the pace must be more than 0, not {pace}", code="invalid_pace")
+        if session_cap is not None and not session_cap > 0:
+            raise ConfigError(f"the session cap must be more than 0 seconds, not {session_cap}", code="invalid_session_cap")
+        self.dialect, self._pace, self._cap = dialect, pace, session_cap
+        self._host, self._port = host, port
+        self._script = script if isinstance(script, Script) else Script.load(script) if script is not None else Script()
+        self._context, self.certificate = server_context(tls)
+        self._light, self._voice = light, voice
+        self._limit = RateLimit(rate_limit)
+        self.ledger = Ledger(key)
+        self._journal = Journal()
+        self._lock = threading.Lock()  # guards the four below
+        self._lines: dict[int, tuple[Line, Conversation]] = {}
+        self._kept: list[tuple[int, Conversation]] = []
+        self._resumable: dict[str, Conversation] = {}
+        self._connections = 0
+        self._http: HttpServer | None = None
+        self._thread: threading.Thread | None = None
+        self._wake: socket.socket | None = None
+
+    # -- life ----------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> RealtimeServer:
+        """Load the voice, listen, and return; raises `ConfigError` if the address cannot be had, or when it is started twice."""
+        if self._http is not None:
+            raise ConfigError("this server was started before; make another one", code="already_started")
+        if self._voice is None:
+            self._voice = assemble(self._light)
+        self._http = HttpServer(self._host, self._port, Front(self), self._context)
+        self._wake, wakened = socket.socketpair()
+        self._thread = threading.Thread(target=self._accept, args=(self._http, wakened), name="qai-offline-accept", daemon=True)
+        self._thread.start()
+        return self
+
+    def _accept(self, http: HttpServer, wakened: socket.socket) -> None:
+        with selectors.DefaultSelector() as selector, wakened:
+            selector.register(http, selectors.EVENT_READ)
+            selector.register(wakened, selectors.EVENT_READ)
+            while not any(ready.fileobj is wakened for ready, _ in selector.select()):
+                http.handle_request()
+
+    def stop(self) -> None:
+        """Say goodbye to every client (close code 1001), end all threads, at most 3 s; does nothing the second time."""
+        deadline = time.monotonic() + _STOP_SECONDS
+        http, thread, wake = self._http, self._thread, self._wake
+        if http is None or thread is None or wake is None:
+            return
+        self._thread = self._wake = None
+        wake.close()
+        thread.join(_STOP_SECONDS)
+        http.server_close()
+        with self._lock:
+            lines = list(self._lines.values())
+        goodbyes = []
+        for line, conversation in lines:
+            conversation.close()
+            line.hang_up(1001, "the server stops")
+            # Each in a thread of its own: a client that reads nothing would hold up all others.
+            goodbyes.append(threading.Thread(target=line.flush, name=f"qai-offline-goodbye-{line.name}", daemon=True))
+            goodbyes[-1].start()
+        http.wait_for_requests(min(deadline, time.monotonic() + _GOODBYE_SECONDS))
+        http.abort_requests()
+        http.wait_for_requests(deadline)
+        for goodbye in goodbyes:
+            goodbye.join(max(0.0, deadline - time.monotonic()))
+
+    def __enter__(self) -> RealtimeServer:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    # -- what others ask -----------------------------------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        """The port it listens on. Raises: `ConfigError` before `start`."""
+        if self._http is None:
+            raise ConfigError("the server has not been started: call start(), or use it in a with statement", code="not_started")
+        return int(self._http.port)
+
+    @property
+    def _address(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The base URL, such as ``http://127.0.0.1:8123``."""
+        return f"{'https' if self._context else 'http'}://{self._address}"
+
+    @property
+    def base_ws_url(self) -> str:
+        """The base URL for WebSockets, such as ``ws://127.0.0.1:8123``."""
+        return f"{'wss' if self._context else 'ws'}://{self._address}"
+
+    @property
+    def ws_url(self) -> str:
+        """The full address of the WebSocket, as the dialect's own clients dial it."""
+        return self.base_ws_url + ("/v1/realtime" if self.dialect == "openai" else "/qai/v1/realtime")
+
+    @property
+    def description(self) -> str:
+        """How it hears and speaks, in one line: ``voice: …`` or ``light: …`` with the reason."""
+        return self._voice.description if self._voice is not None else "not started"
+
+    @property
+    def refuses_after_upgrade(self) -> bool:
+        """A wrong key is answered by a close frame instead of a refused upgrade, as OpenAI does."""
+        return self.dialect == "openai"
+
+    @property
+    def journal(self) -> list[dict[str, Any]]:
+        """What was received and sent, oldest first; see `journal.Journal`."""
+        return self._journal.entries()
+
+    @property
+    def conversations(self) -> list[dict[str, Any]]:
+        """All conversations since the start, oldest first: their items with transcripts, and where each was truncated."""
+        with self._lock:
+            kept, live = list(self._kept), set(self._lines)
+        return [_described(number, conversation, number not in live) for number, conversation in kept]
+
+    # -- connections ---------------------------------------------------------------------------------------------------------
+
+    def converse(
+        self,
+        environ: dict[str, Any],
+        *,
+        path: str,
+        model: str,
+        conversation_id: str,
+        subprotocol: str,
+        admitted: bool,
+        beta: bool,
+    ) -> None:
+        """Serve one WebSocket until it is over; called in the thread of its request."""
+        assert self._voice is not None
+        with self._lock:
+            self._connections += 1
+            number = self._connections
+            earlier = self._resumable.get(conversation_id)
+        threading.current_thread().name = f"qai-offline-line-{number}"
+        line = Line(environ, environ["werkzeug.socket"], subprotocol=subprotocol, name=str(number))
+        self._journal.note(number, "received", "connected", {"path": path, "model": model})
+        terms = Terms(
+            number,
+            model,
+            expires_at=int(time.time() + self._cap) if self._cap else None,
+            earlier=tuple(earlier.items) if earlier is not None else (),
+            rate_limits=self._limit.report,
+        )
+        spelling = DIALECTS[self.dialect](line, self._journal, terms)
+        conversation = Conversation(
+            self._voice,
+            self._script,
+            spelling,
+            pace=self._pace,
+            name=str(number),
+            conversation_id=conversation_id if earlier is not None else "",
+            allow=self._limit.allow,
+        )
+        if not admitted or (beta and self.dialect == "openai"):
+            self._turn_away(line, spelling, admitted)
+            return
+        with self._lock:
+            self._lines[number] = (line, conversation)
+            self._kept = [*self._kept[1 - _MOST_REMEMBERED :], (number, conversation)]
+        cap = self._cap_timer(spelling, number)
+        try:
+            spelling.begin(conversation)
+            line.run(spelling.receive)
+        finally:
+            code, reason = line.ending
+            self._journal.note(number, "received", "closed", {"code": code, "reason": reason})
+            self._part(number, conversation, spelling, cap)
+
+    def _turn_away(self, line: Line, spelling: FamilySpelling, admitted: bool) -> None:
+        code = "beta_api_shape_disabled" if admitted else "invalid_api_key"
+        message = (
+            "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
+            if admitted
+            else "Incorrect API key provided."
+        )
+        spelling.send(
+            "error", error={"type": "invalid_request_error", "code": code, "message": message, "param": None, "event_id": None}
+        )
+        spelling.hang_up(4000 if admitted else 3000, f"invalid_request_error.{code}")
+        spelling.flush()
+        line.run(lambda message: None)
+
+    def _cap_timer(self, spelling: FamilySpelling, number: int) -> threading.Timer | None:
+        if self._cap is None:
+            return None
+        timer = threading.Timer(self._cap, spelling.expire, (self._cap,))
+        timer.name = f"qai-offline-cap-{number}"
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def _part(self, number: int, conversation: Conversation, spelling: FamilySpelling, cap: threading.Timer | None) -> None:
+        if cap is not None:
+            cap.cancel()
+        for thread in [*conversation.close(), *([cap] if cap is not None else [])]:
+            with contextlib.suppress(RuntimeError):  # a thread that was never started cannot be joined
+                thread.join(1.0)
+        with self._lock:
+            self._lines.pop(number, None)
+            if spelling.session.resumption:
+                self._resumable[conversation.id] = conversation
+
+
+def _described(number: int, conversation: Conversation, closed: bool) -> dict[str, Any]:
+    with conversation.lock:
+        return {
+            "id": conversation.id,
+            "connection": number,
+            "closed": closed,
+            "items": [_item(item) for item in conversation.items],
+        }
+
+
+def _item(item: Item) -> dict[str, Any]:
+    shown: dict[str, Any] = {"id": item.id, "kind": item.kind, "role": item.role, "status": item.status, "text": item.text}
+    if item.kind != "message":
+        shown |= {"name": item.name, "call_id": item.call_id, "arguments": item.arguments, "output": item.output}
+    if item.role == "assistant":
+        shown |= {"generated_ms": item.generated_ms, "truncated_ms": item.truncated_ms}
+    return shown

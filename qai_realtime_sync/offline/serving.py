@@ -1,0 +1,120 @@
+"""The server as a process of its own: options, the line that says it is ready, and an orderly end on a signal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.offline.server import DIALECTS, RealtimeServer
+
+__all__ = ["add_options", "main", "serve"]
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 0,
+    key: str | None = None,
+    light: bool = False,
+    tls: bool | tuple[str | pathlib.Path, str | pathlib.Path] = False,
+    dialect: str = "xai",
+    script: str | pathlib.Path | None = None,
+    *,
+    pace: float = 4.0,
+    session_cap: float | None = None,
+    rate_limit: int | None = None,
+    ready_fd: int | None = None,
+    say: Callable[[str], Any] | None = None,
+) -> int:
+    """Serve until SIGINT or SIGTERM, and return 0; for the main thread.
+
+    When it is ready it says how it hears and speaks, then ``listening on URL``; the URL also goes to the descriptor ``ready_fd``.
+
+    Raises: `ConfigError` for a wrong option, or an address that cannot be had.
+    """
+    say = say if say is not None else _print
+    server = RealtimeServer(
+        host=host,
+        port=port,
+        key=key,
+        light=light,
+        tls=tls,
+        dialect=dialect,
+        script=script,
+        pace=pace,
+        session_cap=session_cap,
+        rate_limit=rate_limit,
+    )
+    # A signal's number arrives on the pair whatever Python is doing, so that nothing runs inside a handler.
+    told, telling = socket.socketpair()
+    telling.setblocking(False)
+    old_fd = signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
+    old = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with server:
+            say(server.description)
+            if host not in _LOOPBACK and key is None:
+                say("warning: anybody who reaches this address may connect; use --key")
+            say(f"listening on {server.url}")
+            if ready_fd is not None:
+                os.write(ready_fd, (server.url + "\n").encode())
+            while told.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
+                continue
+    finally:
+        signal.set_wakeup_fd(old_fd)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        told.close()
+        telling.close()
+    return 0
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the server's options to a parser; `options` reads them back."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this computer only)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
+    parser.add_argument("--key", help="the key that clients must show (default: any)")
+    parser.add_argument("--light", action="store_true", help="tones instead of speech, no recognition of words; very cheap")
+    parser.add_argument("--dialect", choices=sorted(DIALECTS), default="xai", help="whose wire it speaks (default: %(default)s)")
+    parser.add_argument("--script", help="a JSON file of patterns and answers")
+    parser.add_argument(
+        "--pace", type=float, default=4.0, help="how much faster than it plays sound is sent (default: %(default)s)"
+    )
+    parser.add_argument("--session-cap", type=float, help="seconds after which every session ends")
+    parser.add_argument("--rate-limit", type=int, help="answers per minute")
+    parser.add_argument("--tls", action="store_true", help="TLS with a certificate made on the fly (needs trustme)")
+    parser.add_argument("--tls-cert", help="TLS with this certificate (PEM)")
+    parser.add_argument("--tls-key", help="its key (PEM)")
+
+
+def options(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Return the keyword arguments of `serve`. Raises: `ConfigError` if only one of certificate and key is given."""
+    if bool(parsed.tls_cert) != bool(parsed.tls_key):
+        raise ConfigError("--tls-cert and --tls-key belong together", code="invalid_tls")
+    names = ("host", "port", "key", "light", "dialect", "script", "pace", "session_cap", "rate_limit")
+    tls = (parsed.tls_cert, parsed.tls_key) if parsed.tls_cert else parsed.tls
+    return {**{name: getattr(parsed, name) for name in names}, "tls": tls}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server with command-line arguments; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m qai_realtime_sync.offline", description="A local realtime voice server.")
+    add_options(parser)
+    try:
+        return serve(**options(parser.parse_args(arguments)))
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
