@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from qai_realtime_sync.config import RealtimeConfig
+from qai_realtime_sync.config import RealtimeConfig, redacted
 
 __all__ = [
     "COMMANDS",
@@ -52,6 +52,7 @@ class Command:
     def to_dict(self) -> dict[str, Any]:
         """The JSON-lines spelling: ``name`` and the fields that differ from their default; sound and images as their length.
 
+        What could be a credential (an MCP server's ``authorization``) is replaced by ``"<redacted>"``.
         A field that is itself called ``name`` (of a tool) is spelled ``tool_name``.
         """
         value: dict[str, Any] = {"name": self.command_name}
@@ -65,8 +66,16 @@ class Command:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, RealtimeConfig):
-        return value.to_dict()
-    return len(value) if isinstance(value, (bytes, bytearray, memoryview)) else value
+        return redacted(value.to_dict())
+    return len(value) if isinstance(value, (bytes, bytearray, memoryview)) else redacted(value)
+
+
+def _redacted_repr(value: Any) -> str:
+    return repr(redacted(value))
+
+
+def _size_repr(value: bytes) -> str:
+    return f"<{len(value)} bytes>"
 
 
 @attrs.define(kw_only=True)
@@ -74,14 +83,14 @@ class Configure(Command):
     """Put a configuration in force. ``changes`` are raw session fields, merged last."""
 
     config: RealtimeConfig
-    changes: Mapping[str, Any] | None = None
+    changes: Mapping[str, Any] | None = attrs.field(default=None, repr=_redacted_repr)
 
 
 @attrs.define(kw_only=True)
 class SendAudio(Command):
     """A piece of the user's sound, in the session's input format."""
 
-    audio: bytes
+    audio: bytes = attrs.field(repr=_size_repr)
 
 
 @attrs.define(kw_only=True)
@@ -134,7 +143,7 @@ class CreateResponse(Command):
     instructions: str | None = None
     modalities: list[str] | None = None
     voice: str | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = attrs.field(default=None, repr=_redacted_repr)
     tool_choice: str | dict[str, Any] | None = None
     max_output_tokens: int | str | None = None
     metadata: dict[str, str] | None = None
@@ -177,7 +186,7 @@ class RetrieveItem(Command):
 class SendImage(Command):
     """A picture from the user: the file's bytes and its media type (``image/png``, ``image/jpeg``), with words if given."""
 
-    image: bytes
+    image: bytes = attrs.field(repr=_size_repr)
     media_type: str
     text: str = ""
 
@@ -211,7 +220,7 @@ class Pong(Command):
 class RawEvent(Command):
     """Anything else, sent as it is: a dict becomes JSON text, str a text message, bytes a binary one."""
 
-    value: dict[str, Any] | str | bytes
+    value: dict[str, Any] | str | bytes = attrs.field(repr=_redacted_repr)
 
 
 COMMANDS: dict[str, type[Command]] = {

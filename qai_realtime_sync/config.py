@@ -27,6 +27,7 @@ __all__ = [
     "TurnDetection",
     "Unset",
     "Voice",
+    "redacted",
 ]
 
 
@@ -86,6 +87,28 @@ class Voice(str, enum.Enum):
         return self.value
 
 
+# -- secrets -----------------------------------------------------------------------------------------------------------------
+
+_SECRET_KEYS = frozenset(
+    "access_token api_key authorization client_secret ephemeral_token headers password secret signed_url token x-api-key".split()
+)
+
+
+def redacted(value: Any) -> Any:
+    """Return a copy of a JSON value for logs and text forms, without what could be a credential.
+
+    What stands under a key like ``authorization`` or ``client_secret``, as in tools of MCP servers and in sessions, is replaced
+    by ``"<redacted>"``.
+    """
+    if isinstance(value, Mapping):
+        return {key: "<redacted>" if part and str(key).lower() in _SECRET_KEYS else redacted(part) for key, part in value.items()}
+    return [redacted(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _redacted_repr(value: Any) -> str:
+    return repr(redacted(value))
+
+
 # -- checks ------------------------------------------------------------------------------------------------------------------
 
 _Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
@@ -105,6 +128,11 @@ def _text(owner: object, attribute: attrs.Attribute[Any], value: object) -> None
 def _optional_text(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not UNSET:
         _text(owner, attribute, value)
+
+
+def _said(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is UNSET:
+        raise _fail(owner, attribute, value, "given; leave it out for its default")
 
 
 def _flag(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -153,15 +181,15 @@ class TurnDetection:
     """When the service believes that the user has begun and ended to speak.
 
     ``type``: ``"server_vad"`` (by silence) or ``"semantic_vad"`` (by meaning; OpenAI only). ``threshold`` 0 to 1;
-    ``prefix_padding_ms`` sound kept from before the speech; ``silence_duration_ms`` silence that ends it; ``idle_timeout_ms`` when
-    to speak unasked; ``create_response`` answer by itself; ``interrupt_response`` stop answering when the user speaks;
+    ``prefix_padding_ms`` sound kept from before the speech; ``silence_duration_ms`` silence that ends it; ``idle_timeout_ms``
+    when to speak unasked; ``create_response`` answer by itself; ``interrupt_response`` stop answering when the user speaks;
     ``eagerness`` (semantic_vad) ``low``, ``medium``, ``high`` or ``auto``. For manual turns use
     ``RealtimeConfig(turn_detection=None)``.
 
     Raises: `ConfigError` for a value out of range.
     """
 
-    type: str = attrs.field(default="server_vad", validator=_one_of("server_vad", "semantic_vad"), kw_only=False)
+    type: str = attrs.field(default="server_vad", validator=[_said, _one_of("server_vad", "semantic_vad")], kw_only=False)
     threshold: float | Unset = attrs.field(default=UNSET, validator=_number(0, 1))
     prefix_padding_ms: int | Unset = attrs.field(default=UNSET, validator=_number(0, 10_000, whole=True))
     silence_duration_ms: int | Unset = attrs.field(default=UNSET, validator=_number(0, 10_000, whole=True))
@@ -197,7 +225,7 @@ class Tool:
     description: str = attrs.field(default="", validator=_text)
     parameters: Mapping[str, Any] = attrs.field(factory=lambda: {"type": "object", "properties": {}}, validator=_mapping)
     function: Callable[..., Any] | None = attrs.field(default=None, eq=False, repr=False)
-    timeout: float = attrs.field(default=30.0, validator=_number(0.001, 86_400))
+    timeout: float = attrs.field(default=30.0, validator=[_said, _number(0.001, 86_400)])
 
     @name.validator
     def _check_name(self, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -238,10 +266,10 @@ class RealtimeConfig:
     voice: str | Unset = attrs.field(default=DEFAULT_VOICE, validator=_optional_text, converter=_voice_name)
     instructions: str | Unset = attrs.field(default="", validator=_optional_text)
     model: str = attrs.field(default="", validator=_text)
-    sample_rate: int = attrs.field(default=24000, validator=_number(8000, 48_000, whole=True))
-    input_format: Encoding = attrs.field(default="pcm16", validator=_one_of(*_ENCODINGS))
-    output_format: Encoding = attrs.field(default="pcm16", validator=_one_of(*_ENCODINGS))
-    tools: list[dict[str, Any] | Tool] = attrs.field(factory=list, converter=_as_list)
+    sample_rate: int = attrs.field(default=24000, validator=[_said, _number(8000, 48_000, whole=True)])
+    input_format: Encoding = attrs.field(default="pcm16", validator=[_said, _one_of(*_ENCODINGS)])
+    output_format: Encoding = attrs.field(default="pcm16", validator=[_said, _one_of(*_ENCODINGS)])
+    tools: list[dict[str, Any] | Tool] = attrs.field(factory=list, converter=_as_list, repr=_redacted_repr)
     tool_choice: str | dict[str, Any] | Unset = attrs.field(default=UNSET)
     temperature: float | Unset = attrs.field(default=UNSET, validator=_number(0, 2))
     max_output_tokens: int | Literal["inf"] | Unset = attrs.field(default=UNSET)
@@ -249,8 +277,8 @@ class RealtimeConfig:
     speed: float | Unset = attrs.field(default=UNSET, validator=_number(0.25, 5))
     turn_detection: TurnDetection | None | Unset = attrs.field(factory=TurnDetection)
     transcription: Transcription | None | Unset = attrs.field(default=UNSET)
-    resumption: bool = attrs.field(default=True, validator=_flag)
-    session: Mapping[str, Any] = attrs.field(factory=dict, validator=_mapping)
+    resumption: bool = attrs.field(default=True, validator=[_said, _flag])
+    session: Mapping[str, Any] = attrs.field(factory=dict, validator=_mapping, repr=_redacted_repr)
 
     @tools.validator
     def _check_tools(self, attribute: attrs.Attribute[Any], value: object) -> None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from qai_realtime_sync.commands import Command
-from qai_realtime_sync.config import AudioFormat
+from qai_realtime_sync.config import AudioFormat, redacted
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.turns import Turn
 
@@ -103,7 +103,7 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     if isinstance(value, BaseException):
         return f"{type(value).__name__}: {value}"
-    return value
+    return redacted(value)
 
 
 def _differing(value: Any) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class SessionCreated(Event):
     session_id: str = ""
     model: str = ""
     expires_at: float | None = None
-    session: dict[str, Any] = attrs.field(factory=dict)
+    session: dict[str, Any] = attrs.field(factory=dict, repr=lambda value: repr(redacted(value)))
 
 
 @attrs.define(kw_only=True)
@@ -225,7 +225,7 @@ class SessionReady(Event):
     """Our configuration is in force and audio may flow; comes again after each update."""
 
     session_id: str = ""
-    session: dict[str, Any] = attrs.field(factory=dict)
+    session: dict[str, Any] = attrs.field(factory=dict, repr=lambda value: repr(redacted(value)))
     input_format: AudioFormat | None = None
     output_format: AudioFormat | None = None
 
@@ -790,11 +790,12 @@ class TurnDone(Event):
 
 @attrs.define(kw_only=True)
 class PlaybackStopped(Event):
-    """What was playing here has stopped after ``heard_ms``; ``reason``: ``barge_in``, ``interrupt`` or ``finished``."""
+    """What was playing here has stopped after ``heard_ms`` of the ``received_ms`` that had come; ``reason``: ``barge_in``, ``interrupt`` or ``finished``."""
 
     response_id: str = ""
     item_id: str = ""
     heard_ms: int = 0
+    received_ms: int = 0
     reason: Literal["barge_in", "interrupt", "finished"] = "finished"
 
 

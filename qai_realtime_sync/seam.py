@@ -64,6 +64,8 @@ class Traits:
     """A new connection may be opened before the old one is closed."""
     configures_once: bool = False
     """The configuration is fixed after the first frame."""
+    voice_fixed_by_audio: bool = False
+    """The voice cannot change any more once the assistant has spoken."""
     fixed_input: AudioFormat | None = None
     """The one audio format that can be sent, or ``None`` if the configuration decides."""
     fixed_output: AudioFormat | None = None

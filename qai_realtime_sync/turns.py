@@ -38,8 +38,9 @@ class Answer:
 class Turn:
     """What the user said and what the assistant answered.
 
-    ``user`` and ``assistant`` are transcripts; ``heard_ms`` is how much of the answer was played before it was cut off (``None``
-    = all of it, or nothing plays here). Times are seconds since the client connected; ``None`` = did not happen.
+    ``user`` and ``assistant`` are transcripts. Of an answer that was cut off, ``heard_ms`` is how much was played (``None`` = it was
+    not cut, or nothing plays here), ``audio_ms`` how much had come by then, and ``heard_text`` what the service kept, where it says so.
+    Times are seconds since the client connected; ``None`` = did not happen.
     """
 
     number: int
@@ -47,12 +48,24 @@ class Turn:
     assistant: str = ""
     interrupted: bool = False
     heard_ms: int | None = None
+    audio_ms: int = 0
+    heard_text: str | None = None
     tool_calls: list[ToolCall] = attrs.field(factory=list)
     response_ids: list[str] = attrs.field(factory=list)
     speech_started_at: float | None = None
     speech_stopped_at: float | None = None
     first_audio_at: float | None = None
     ended_at: float | None = None
+
+    @property
+    def heard(self) -> str:
+        """What was heard of ``assistant``: all of it; of an answer that was cut off what the service kept, or the words that fit."""
+        if self.heard_text is not None:
+            return self.heard_text
+        if self.heard_ms is None or not self.audio_ms or self.heard_ms >= self.audio_ms:
+            return self.assistant
+        words = self.assistant.split()
+        return " ".join(words[: round(len(words) * self.heard_ms / self.audio_ms)])
 
     @property
     def latency(self) -> float | None:

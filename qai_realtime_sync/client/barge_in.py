@@ -17,6 +17,7 @@ _LOOK_AGAIN = 0.05
 
 def speech_began(call: Call) -> list[Event]:
     """React to the user's speech; with ``min_speech`` only once it has lasted that long."""
+    call.user_speaks = True
     if call.playback is None or call.options.barge_in is False:
         return []
     if call.options.min_speech <= 0:
@@ -28,6 +29,7 @@ def speech_began(call: Call) -> list[Event]:
 
 def speech_ended(call: Call) -> None:
     """A noise that was shorter than ``min_speech`` does not interrupt."""
+    call.user_speaks = False
     timer, call.speech_timer = call.speech_timer, None
     if timer is not None:
         timer.cancel()

@@ -83,7 +83,7 @@ class Billing:
         """The session as it is now, with its credentials."""
         return self._session
 
-    # -- for the reader, which waits ---------------------------------------------------------------------------------------------
+    # -- for the reader, which waits -------------------------------------------------------------------------------------------
 
     def obtain(self, timeout: float) -> RealtimeSession:
         """Return a session to connect with: a new one, or after a loss the same with a new token.
@@ -137,7 +137,7 @@ class Billing:
             raise answer
         return answer
 
-    # -- for whoever ends ----------------------------------------------------------------------------------------------------------
+    # -- for whoever ends ------------------------------------------------------------------------------------------------------
 
     def end(self) -> None:
         """Settle the bill of what is open, once; returns at once, see `wait`."""
@@ -160,7 +160,7 @@ class Billing:
         """Wait until all REST calls are done; False if ``timeout`` seconds were not enough."""
         return self._idle.wait(timeout)
 
-    # -- in the billing thread -------------------------------------------------------------------------------------------------------
+    # -- in the billing thread -------------------------------------------------------------------------------------------------
 
     def _post(self, action: Callable[[], None]) -> None:
         with self._lock:

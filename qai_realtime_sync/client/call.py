@@ -23,9 +23,11 @@ import attrs
 from qai_realtime_sync.client.handlers import Handlers, Registration
 from qai_realtime_sync.client.lane import Lane
 from qai_realtime_sync.client.lifecycle import Lifecycle
+from qai_realtime_sync.client.mutation import Mutations
 from qai_realtime_sync.client.options import Options
 from qai_realtime_sync.client.outbox import Outbox
 from qai_realtime_sync.client.reactions import react
+from qai_realtime_sync.client.renewal import Renewal
 from qai_realtime_sync.client.sender import Sender, Timer
 from qai_realtime_sync.client.sound import SoundPath
 from qai_realtime_sync.client.waiting import Waiting
@@ -78,6 +80,8 @@ class Call:
         self.wake_backoff = threading.Event()
         self.connect_error: BaseException | None = None
         self.session_id = ""
+        self.frames = 0  # messages that came, for the vigil
+        self.expires_at: float | None = None  # unix seconds, as the service said
         self.connected_at = 0.0
         self.handlers = Handlers(self._in_background, self.handler_failed)
         self.waiting = Waiting()
@@ -98,6 +102,11 @@ class Call:
             if isinstance(tool, Tool):
                 self.calls.add(tool)
         self.turns = Turns()
+        self.mutations = Mutations(self)
+        self.renewal = Renewal(self)
+        self.planned = ""  # why the client itself ends this connection to make another
+        self.history_due = False  # the new connection's service has forgotten the conversation
+        self.user_speaks = False
         self.playback: Playback | None = None
         self.playback_timer: Timer | None = None
         self.speech_timer: Timer | None = None
@@ -186,12 +195,39 @@ class Call:
         finally:
             with self.lock:
                 self._settling -= 1
+        self.settled()
         return command.event_id
 
     @property
     def is_busy(self) -> bool:
         """True while an answer runs, was asked for, or will be when a tool has answered."""
         return self.responses.is_busy or self.calls.is_busy or self._settling > 0
+
+    @property
+    def is_quiet(self) -> bool:
+        """True while nobody speaks and nothing is on its way: a moment to change the connection."""
+        playing = self.playback is not None and self.playback.is_playing
+        return not (self.is_busy or playing or self.user_speaks)
+
+    @property
+    def has_spoken(self) -> bool:
+        """True once the assistant was heard in this conversation."""
+        return any(turn.first_audio_at is not None for turn in self.turns.snapshot())
+
+    def settled(self) -> None:
+        """Something has ended: what waited for a quiet moment is looked at."""
+        self.mutations.settle()
+        self.renewal.look()
+
+    def plan_reconnect(self, why: str) -> None:
+        """End this connection and go on over a new one, without counting it as a loss."""
+        with self.lock:
+            connection = self.connection
+            if self.closing or connection is None or self.planned:
+                return
+            self.planned = why
+        self.outbox.pause()
+        self.sender.after(0, lambda: connection.close(1000, "", timeout=1.0))
 
     def add_tool(self, tool: Tool) -> None:
         """Register a tool for the next connect. Raises: `ConfigError` once connected, or for a name that is taken."""

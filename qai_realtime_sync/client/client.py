@@ -7,22 +7,29 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+import attrs
+
 from qai_realtime_sync.client import closing
 from qai_realtime_sync.client.access import Access
 from qai_realtime_sync.client.call import Call
 from qai_realtime_sync.client.lifecycle import ReconnectPolicy
 from qai_realtime_sync.client.listening import Listening
+from qai_realtime_sync.client.mutation import ContextMutation
 from qai_realtime_sync.client.options import ClientOptions, Options
 from qai_realtime_sync.client.outbox import OutboxCounts
 from qai_realtime_sync.client.reader import Reader
 from qai_realtime_sync.client.speaking import Speaking
-from qai_realtime_sync.config import RealtimeConfig, RealtimeSession, Tool
+from qai_realtime_sync.config import UNSET, RealtimeConfig, RealtimeSession, Tool, TurnDetection, Unset
 from qai_realtime_sync.conversation.playback import Playback, Sink
 from qai_realtime_sync.errors import ConfigError, NotConnectedError, RealtimeTimeoutError
+from qai_realtime_sync.events import Event
 from qai_realtime_sync.turns import Turn
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from qai_realtime_sync.commands import Command
+    from qai_realtime_sync.conversation.recorder import Recorder
 
 __all__ = ["RealtimeClient"]
 
@@ -123,7 +130,7 @@ class RealtimeClient(Listening, Speaking):
         self._finalizer = weakref.finalize(self, closing.abandon, self._call)
         self._finalizer.atexit = False
 
-    # -- life -------------------------------------------------------------------------------------------------------------------
+    # -- life ------------------------------------------------------------------------------------------------------------------
 
     def connect(self, timeout: float | None = None) -> RealtimeClient:
         """Connect and return when the service is ready, within ``timeout`` seconds from DNS to readiness (15, direct 10).
@@ -227,7 +234,42 @@ class RealtimeClient(Listening, Speaking):
         """How many commands were sent, failed and dropped, and how many wait."""
         return self._call.outbox.counts
 
-    # -- sound and tools --------------------------------------------------------------------------------------------------------
+    # -- changing the running conversation ------------------------------------------------------------------------------------
+
+    def mutate_context(
+        self,
+        *,
+        instructions: str | Unset = UNSET,
+        tools: list[dict[str, Any] | Tool] | Unset = UNSET,
+        voice: str | Unset = UNSET,
+        turn_detection: TurnDetection | None | Unset = UNSET,
+        extra: Mapping[str, Any] | None = None,
+        bridge: str | None = None,
+        timeout: float = 10.0,
+    ) -> ContextMutation:
+        """Change the running conversation and learn whether it happened: ``.wait()`` on what is returned.
+
+        Applied once the service has confirmed it within ``timeout`` seconds; where it cannot change a live session (Gemini,
+        ElevenLabs, the voice at OpenAI after the first sound, the model) the conversation goes on over a new connection. While an
+        answer or a tool runs it waits. ``bridge`` is told to the model as context afterwards. Each step is a `ContextMutated`.
+
+        Raises: `ConfigError` for a wrong value, or a tool that nobody answers; `NotConnectedError`.
+        """
+        given = {"instructions": instructions, "tools": tools, "voice": voice, "turn_detection": turn_detection}
+        fields: dict[str, Any] = {name: value for name, value in given.items() if value is not UNSET}
+        if not fields and not extra:
+            raise ConfigError("mutate_context was given nothing to change")
+        call = self._call
+        call.check_process()
+        if call.lifecycle.state not in ("open", "backoff", "connecting", "handshaking") or call.reader is None:
+            raise NotConnectedError(f"there is no conversation to change: the client is {call.lifecycle.state}")
+        attrs.evolve(call.config, **fields)  # checked here, in the caller's thread
+        if "tools" in fields:
+            fields["tools"] = call.calls.replaced(fields["tools"])
+        call.waiting.mark()
+        return call.mutations.submit(fields, extra, bridge, timeout)
+
+    # -- sound and tools -------------------------------------------------------------------------------------------------------
 
     def play_to(self, sink: Sink) -> None:
         """Play the assistant's sound to ``sink``: ``write(bytes)``, ``clear()`` and, best, ``played_ms``; none may block.
@@ -241,6 +283,27 @@ class RealtimeClient(Listening, Speaking):
         if missing:
             raise ConfigError(f"play_to needs an object with write(bytes) and clear(); missing: {', '.join(missing)}")
         self._call.playback = Playback(sink, self._call.config.output_audio, self._call.clock)
+
+    def record_to(self, recorder: Recorder) -> None:
+        """Keep this conversation as it is heard: sound of both sides, every event and command, and the turns; before ``connect()``.
+
+        The recorder's files are closed after `Closed`.
+
+        Raises: `ConfigError` once connected: the beginning would be missing.
+        """
+        call = self._call
+        if call.lifecycle.state != "idle":
+            raise ConfigError("record_to comes too late: call it before connect(), so that nothing is missing", code="already_used")
+        recorder.follow(call.config, call.turns.snapshot, lambda: call.playback is not None)
+
+        def observe(what: Event | Command, at: float) -> None:
+            if isinstance(what, Event):
+                recorder.told(what, at)
+            else:
+                recorder.sent(what, at, call.sound.sends)
+
+        call.observers += (observe,)
+        call.outbox.tells_audio = True
 
     @overload
     def tool(self, function: F) -> F: ...

@@ -115,7 +115,7 @@ def check_handler(function: object) -> str:
     if not callable(function):
         raise ConfigError(f"a handler must be callable, not {type(function).__name__}")
     name = getattr(function, "__qualname__", None) or repr(function)
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
         raise ConfigError(f"handler {name} is an async function, and nothing here would await it; use a plain function")
     try:
         inspect.signature(function).bind(None)

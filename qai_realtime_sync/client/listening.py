@@ -127,7 +127,7 @@ class Listening:
         """
         return self.wait_for(Closed, timeout)
 
-    # -- a typed method for each everyday event ----------------------------------------------------------------------------------
+    # -- a typed method for each everyday event --------------------------------------------------------------------------------
 
     def on_audio_delta(
         self, function: Callable[[AudioDelta], object], *, background: bool = False

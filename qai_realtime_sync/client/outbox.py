@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import attrs
@@ -67,6 +67,7 @@ class Outbox:
         self._bytes_per_second = bytes_per_second
         self._drop_oldest_audio = drop_oldest_audio
         self._told_sent = sent
+        self.tells_audio = False  # sound is told too, for whoever records it; else its way is the shortest
         self._changed = threading.Condition()  # guards everything below
         self._queue: collections.deque[_Entry] = collections.deque()
         self._audio_bytes = 0
@@ -94,6 +95,21 @@ class Outbox:
             self._ready = True
             self._holds_audio = True
         self.pump()
+
+    def pause(self) -> None:
+        """Hold everything, sound too, until the next `open`: this connection is about to be replaced."""
+        with self._changed:
+            self._ready = False
+
+    def prepend(self, commands: Iterable[Command]) -> None:
+        """What a new connection must hear before everything that waits; while none is open."""
+        with self._changed:
+            dialect = self._dialect
+            if dialect is None or self._over:
+                return
+            entries = [_Entry(command, dialect.encode(command), dialect) for command in commands]
+            self._queue.extendleft(reversed(entries))
+            self._commands += len(entries)
 
     def lose(self) -> None:
         """The connection is gone. What was half given is failed, sound is dropped and counted, other commands are held."""
@@ -228,7 +244,7 @@ class Outbox:
             self._writing = False
             if not self._queue:
                 self._changed.notify_all()
-        if not isinstance(entry.command, SendAudio):
+        if self.tells_audio or not isinstance(entry.command, SendAudio):
             self._told_sent(entry.command)
 
     # -- under the lock --------------------------------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ A reaction returns events of the client's own that it caused, in order; ``None``
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from qai_realtime_sync.client.barge_in import speech_began, speech_ended, stop_playing, watch_playback
-from qai_realtime_sync.commands import Pong
+from qai_realtime_sync.client.history import history_commands
+from qai_realtime_sync.commands import Pong, SendContext
 from qai_realtime_sync.events import (
     AudioDelta,
     AudioDone,
@@ -18,9 +20,11 @@ from qai_realtime_sync.events import (
     Event,
     FunctionCall,
     FunctionCallCancelled,
+    GoingAway,
     Interrupted,
     OutputItemDone,
     Ping,
+    PlaybackStopped,
     ResponseCreated,
     ResponseDone,
     SessionCreated,
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from qai_realtime_sync.client.call import Call
 
 __all__ = ["react"]
+
+log = logging.getLogger("qai_realtime_sync")
 
 
 def react(call: Call, event: Event) -> list[Event] | None:
@@ -51,6 +57,7 @@ def react(call: Call, event: Event) -> list[Event] | None:
 
 
 def _session_created(call: Call, event: SessionCreated) -> list[Event]:
+    call.expires_at = event.expires_at
     call.session_id = event.session_id or call.session_id
     return []
 
@@ -70,11 +77,27 @@ def _session_ready(call: Call, event: SessionReady) -> list[Event]:
     connection = call.connection
     opened = call.to_state("open")
     if opened is None or connection is None:
+        call.mutations.ready()
         return []
+    if call.history_due:
+        _tell_history(call)
     call.outbox.open(connection)
+    call.mutations.ready()
     call.post_held(call.responses.next())
     call.opened.set()
     return [opened]
+
+
+def _tell_history(call: Call) -> None:
+    """The service has forgotten the conversation: what was heard of it is given again, as context."""
+    assert call.dialect is not None
+    call.history_due = False
+    commands = history_commands(call.turns.snapshot())
+    if commands and SendContext not in call.dialect.traits.unsupported:
+        characters = sum(len(command.text) for command in commands)
+        log.info("the service kept nothing of the conversation: %d pieces of history, %d characters (about %d input tokens), are "
+                 "given again", len(commands), characters, characters // 4)
+        call.outbox.prepend(commands)
 
 
 def _ping(call: Call, event: Ping) -> list[Event]:
@@ -87,6 +110,7 @@ def _ping(call: Call, event: Ping) -> list[Event]:
 def _error(call: Call, event: ErrorReceived) -> list[Event]:
     event.command = call.command_of(event.caused_by)
     call.last_error = event
+    call.mutations.refused(event)
     call.post_held(call.responses.told(event))
     return []
 
@@ -137,6 +161,17 @@ def _response_done(call: Call, event: ResponseDone) -> list[Event]:
     if call.playback is not None:
         call.playback.told(event)
         watch_playback(call)
+    call.settled()
+    return []
+
+
+def _going_away(call: Call, event: GoingAway) -> list[Event]:
+    call.renewal.expect_end(event.time_left if event.time_left is not None else 10.0)
+    return []
+
+
+def _playback_stopped(call: Call, event: PlaybackStopped) -> list[Event]:
+    call.renewal.look()
     return []
 
 
@@ -177,4 +212,6 @@ _REACTIONS: dict[type[Event], Callable[[Call, Any], list[Event] | None]] = {
     OutputItemDone: _tool,
     SpeechStarted: _speech_started,
     SpeechStopped: _speech_stopped,
+    PlaybackStopped: _playback_stopped,
+    GoingAway: _going_away,
 }

@@ -8,9 +8,9 @@ import attrs
 
 from qai_realtime_sync.client.access import Access
 from qai_realtime_sync.client.call import Call, log
-from qai_realtime_sync.client.lifecycle import Backoff, worth_retrying
+from qai_realtime_sync.client.lifecycle import Backoff, ReconnectPolicy, worth_retrying
 from qai_realtime_sync.client.vigil import Vigil
-from qai_realtime_sync.commands import SendFunctionResult
+from qai_realtime_sync.commands import Command, SendFunctionResult
 from qai_realtime_sync.errors import ApiError, ConnectionClosedError, RealtimeError
 from qai_realtime_sync.events import Closed, Event, Reconnected, Reconnecting, ResumptionUpdate, SessionReady
 from qai_realtime_sync.seam import Ending, Resume
@@ -23,6 +23,8 @@ __all__ = ["Reader"]
 _GATEWAY_TIMEOUT, _DIRECT_TIMEOUT = 15.0, 10.0  # source: gateway SDKs
 _NORMAL = Ending(meaning="normal", retry=False)
 _LOST = Ending(meaning="lost", retry=True)
+_PLANNED = Ending(meaning="going_away", retry=True)
+_ONLY_PLANNED = ReconnectPolicy(attempts=3)  # with reconnect=False a connection may still be replaced by plan
 
 
 @attrs.define
@@ -52,6 +54,8 @@ class Reader:
         self._lost_at = 0.0
         self._attempts = 0
         self._fatal: Ending | None = None
+        self._replacing = False  # the connection is being replaced by plan: its dials may fail without ending the conversation
+        self._resumed = False
         self._vigil = Vigil(call)
 
     def run(self) -> None:
@@ -66,19 +70,24 @@ class Reader:
         call.over.set()
         call.opened.set()
 
-    # -- the life ---------------------------------------------------------------------------------------------------------------
+    # -- the life --------------------------------------------------------------------------------------------------------------
 
     def _live(self) -> _Lost:
         call = self._call
-        policy = call.options.reconnect
-        backoff = Backoff(policy, call.options.random) if policy is not None else None
+        policy = call.options.reconnect or _ONLY_PLANNED
+        backoff = Backoff(policy, call.options.random)
         while True:
             lost = self._one_connection()
             self._vigil.end()
             if call.closing:
                 return attrs.evolve(lost, by="client", ending=_NORMAL, error=None)
-            if not self._opened_once or backoff is None or not lost.ending.retry:
-                return lost
+            planned, call.planned = call.planned, ""
+            if planned:
+                lost = attrs.evolve(lost, ending=_PLANNED, reason=planned, error=None)
+            elif not call.mutations.lost(lost.error):
+                if not self._opened_once or not lost.ending.retry or (call.options.reconnect is None and not self._replacing):
+                    return lost
+            self._replacing = bool(planned) or (self._replacing and lost.opened_at is None)
             now = call.clock()
             if lost.opened_at is not None:
                 self._lost_at = now
@@ -98,20 +107,23 @@ class Reader:
         self._opened_at = None
         self._state("connecting")
         try:
-            connection = self._open()
+            connection, first = self._open()
         except RealtimeError as error:
             return self._refused(error)
         try:
+            self._introduce(connection, first)
             self._read(connection)
         except ConnectionClosedError as error:
             return self._ended(error)
+        except RealtimeError as error:
+            return self._refused(error)
         finally:
             with call.lock:
                 call.connection = None
             call.outbox.lose()
             connection.abort()
 
-    def _open(self) -> Connection:
+    def _open(self) -> tuple[Connection, tuple[Command, ...]]:
         call, options = self._call, self._call.options
         from qai_realtime_sync import transport  # lazily: importing the library must not import websocket-client
 
@@ -148,13 +160,20 @@ class Reader:
             connection.abort()
         traits = dialect.traits
         call.calls.serves(items=traits.items, asks=SendFunctionResult not in traits.answers_by_itself)
+        self._resumed = self._resume is not None and traits.resumable
+        call.history_due = False
         self._vigil.begin(connection, deadline, timeout)
+        return connection, handshake.commands
+
+    def _introduce(self, connection: Connection, first: tuple[Command, ...]) -> None:
+        """Say what comes before everything else; the readiness timer bounds it."""
+        call = self._call
+        assert call.dialect is not None
         self._state("handshaking")
-        for command in handshake.commands:
+        for command in first:
             call.remember(command)
-            for frame in dialect.encode(command):
-                connection.send(frame, timeout=max(0.1, deadline - call.clock()))
-        return connection
+            for frame in call.dialect.encode(command):
+                connection.send(frame)
 
     def _read(self, connection: Connection) -> NoReturn:
         call = self._call
@@ -162,6 +181,7 @@ class Reader:
         assert dialect is not None
         while True:
             events = dialect.decode(connection.recv())
+            call.frames += 1
             if events:
                 if not self._opened_at:
                     events = self._watch_opening(events)
@@ -176,12 +196,13 @@ class Reader:
             if isinstance(event, SessionReady):
                 self._opened_at = self._call.clock()
                 self._vigil.opened()
+                self._call.history_due = self._opened_once and not self._resumed
                 if self._opened_once:
                     reconnected = Reconnected(
                         attempts=self._attempts,
                         downtime=self._opened_at - self._lost_at,
                         session_id=event.session_id or self._call.session_id,
-                        resumed=self._resume is not None,
+                        resumed=self._resumed,
                     )
                     events = [*events[: at + 1], reconnected, *events[at + 1 :]]
                 self._opened_once = True
@@ -193,14 +214,20 @@ class Reader:
         assert dialect is not None
         for event in events:
             if isinstance(event, ResumptionUpdate):
+                if self._resume is not None and event.handle != self._resume.handle and dialect.traits.items:
+                    self._resumed = False  # a new conversation: the service did not know the old one any more
                 self._resume = Resume(handle=event.handle) if event.resumable else None
             elif event.event_name == "error":
                 self._fatal = dialect.error_ending(event) or self._fatal  # type: ignore[arg-type]
                 self._vigil.refused(event)  # type: ignore[arg-type]
 
-    # -- ends -------------------------------------------------------------------------------------------------------------------
+    # -- ends ------------------------------------------------------------------------------------------------------------------
 
     def _refused(self, error: RealtimeError) -> _Lost:
+        if self._resume is not None and isinstance(error, ApiError) and error.status_code in (400, 404, 409, 410, 422):
+            self._resume = None  # the service may not know the handle any more: once again without it
+            self._call.connect_error = error
+            return _Lost(_LOST, error=error, by="service")
         ending = attrs.evolve(_LOST, retry=worth_retrying(error))
         by: Literal["service", "network"] = "network"
         retry_after = None
@@ -249,6 +276,7 @@ class Reader:
 
     def _back_off(self, lost: _Lost, delay: float) -> None:
         call = self._call
+        call.renewal.forget()
         call.responses.reset()
         call.calls.reset()
         changed = call.to_state("backoff")
@@ -265,6 +293,8 @@ class Reader:
         closing = call.closing
         unsent = call.outbox.end()
         call.pool.stop()
+        call.renewal.forget()
+        call.mutations.end()
         if call.billing is not None:
             call.billing.finish()  # in its own thread: the reader does not wait for it
         orderly = closing or lost.ending.meaning == "normal"

@@ -27,6 +27,12 @@ class SoundPath:
             self._outgoing = self._converter(self._outgoing, self._ours_in, taken)
         self._incoming = self._converter(self._incoming, sent, self._ours_out)
 
+    @property
+    def sends(self) -> AudioFormat:
+        """The format of the sound that goes out."""
+        converter = self._outgoing
+        return self._ours_in if converter is None else converter.target
+
     def outgoing(self, audio: bytes | bytearray | memoryview) -> bytes:
         """Return what can be sent now: whole samples in the service's format, perhaps ``b""``."""
         with self._lock:

@@ -58,7 +58,7 @@ class Speaking:
         call.waiting.mark()
         return call.submit(command)
 
-    # -- the user's sound -------------------------------------------------------------------------------------------------------
+    # -- the user's sound ------------------------------------------------------------------------------------------------------
 
     def send_audio(self, audio: bytes | bytearray | memoryview) -> None:
         """Send a piece of the user's sound, of any size, in the configuration's input format (default pcm16 at 24000 Hz, mono).
@@ -101,7 +101,7 @@ class Speaking:
         self._call.sound.outgoing_clear()
         return self._submit(ClearAudio())
 
-    # -- words ------------------------------------------------------------------------------------------------------------------
+    # -- words -----------------------------------------------------------------------------------------------------------------
 
     def send_text(self, text: str, *, item_id: str = "", respond: bool = True) -> str:
         """Send what the user wrote and ask for an answer, unless ``respond`` is false or the service answers by itself.
@@ -164,7 +164,7 @@ class Speaking:
         finally:
             call.waiting.forget(stream)
 
-    # -- answers ----------------------------------------------------------------------------------------------------------------
+    # -- answers ---------------------------------------------------------------------------------------------------------------
 
     def create_response(
         self,
@@ -230,7 +230,7 @@ class Speaking:
             SendFunctionResult(call_id=call_id, output=plain, name=name, is_error=is_error), respond=respond
         )
 
-    # -- items and session --------------------------------------------------------------------------------------------------------
+    # -- items and session -----------------------------------------------------------------------------------------------------
 
     def truncate_item(self, item_id: str, audio_end_ms: int, content_index: int = 0) -> str:
         """Cut an answer at what was heard. Raises: `ConfigError` for a time that is not a whole number of milliseconds from 0."""

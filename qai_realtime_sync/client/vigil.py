@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from qai_realtime_sync.client.call import Call, log
@@ -24,6 +25,8 @@ class Vigil:
         self._ready_timer: Timer | None = None
         self._ping_timer: Timer | None = None
         self._silence_told = False
+        self._seen_frames = self._seen_sent = 0
+        self._quiet_since = 0.0
         self.verdict: Exception | None = None
 
     def begin(self, connection: Connection, deadline: float, timeout: float) -> None:
@@ -38,9 +41,15 @@ class Vigil:
         if self._ready_timer is not None:
             self._ready_timer.cancel()
         self._silence_told = False
-        connection = self._connection
-        if connection is not None and self._call.options.ping_interval is not None:
+        call, connection = self._call, self._connection
+        if connection is not None and call.options.ping_interval is not None:
+            self._seen_frames, self._seen_sent, self._quiet_since = call.frames, call.outbox.counts.sent, call.clock()
             self._arm(connection)
+        ends = [] if call.dialect is None or call.dialect.traits.session_cap is None else [call.dialect.traits.session_cap]
+        if call.expires_at is not None:
+            ends.append(call.expires_at - time.time())
+        if ends and min(ends) > 0:
+            call.renewal.expect_end(min(ends))
 
     def end(self) -> None:
         """The connection is over."""
@@ -62,7 +71,7 @@ class Vigil:
                 ),
             )
 
-    # -- on the sender's thread -------------------------------------------------------------------------------------------------
+    # -- on the sender's thread ------------------------------------------------------------------------------------------------
 
     def _not_ready(self, connection: Connection, timeout: float) -> None:
         last = self._call.last_error
@@ -89,6 +98,7 @@ class Vigil:
             connection.ping()
         except ConnectionClosedError:
             return
+        self._listen()
         self._call.sender.after(self._call.options.pong_timeout, lambda: self._check(connection, asked_at))
         self._arm(connection)
 
@@ -103,8 +113,13 @@ class Vigil:
             self.verdict = verdict
             connection.abort()
 
-    def silent(self, seconds: float) -> None:
-        """Tell once per connection that sound goes up and nothing comes back."""
-        if not self._silence_told:
+    def _listen(self) -> None:
+        """Tell once per connection that much goes up and nothing comes back; pongs do not count."""
+        call = self._call
+        now, frames, sent = call.clock(), call.frames, call.outbox.counts.sent
+        if frames != self._seen_frames or sent == self._seen_sent:
+            self._quiet_since = now
+        self._seen_frames, self._seen_sent = frames, sent
+        if now - self._quiet_since >= call.options.silent_after and not self._silence_told:
             self._silence_told = True
-            self._call.announce(ServiceSilent(seconds=seconds))
+            call.announce(ServiceSilent(seconds=now - self._quiet_since))

@@ -1,1 +1,1 @@
-"""What makes a conversation of a stream of events: responses, tools, playback, turns, recording; each is told of events and answers with commands."""
+"""What makes a conversation of events: responses, tools, playback, turns, recording; told of events, they answer with commands."""

@@ -105,7 +105,13 @@ class Playback:
             self._written = played
             self._pieces.clear()
             self._running_dry = 0.0
-        event = PlaybackStopped(response_id=piece.response_id, item_id=piece.item_id, heard_ms=heard_ms, reason=reason)
+        event = PlaybackStopped(
+            response_id=piece.response_id,
+            item_id=piece.item_id,
+            heard_ms=heard_ms,
+            received_ms=int(piece.length),
+            reason=reason,
+        )
         return Stopped(event=event, cuts=cuts, void=void)
 
     def finished(self) -> PlaybackStopped | None:
@@ -118,7 +124,11 @@ class Playback:
                 return None
             self._pieces.clear()
             return PlaybackStopped(
-                response_id=piece.response_id, item_id=piece.item_id, heard_ms=int(piece.length), reason="finished"
+                response_id=piece.response_id,
+                item_id=piece.item_id,
+                heard_ms=int(piece.length),
+                received_ms=int(piece.length),
+                reason="finished",
             )
 
     def _write(self, event: AudioDelta) -> None:

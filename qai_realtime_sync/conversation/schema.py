@@ -23,7 +23,12 @@ _PLAIN: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: 
 
 
 def tool_from(
-    function: Callable[..., Any], *, name: str = "", description: str = "", parameters: Mapping[str, Any] | None = None, timeout: float = 30.0
+    function: Callable[..., Any],
+    *,
+    name: str = "",
+    description: str = "",
+    parameters: Mapping[str, Any] | None = None,
+    timeout: float = 30.0,
 ) -> Tool:
     """Make a `Tool` of a function: its name, the text of its docstring, and a schema from its annotations.
 

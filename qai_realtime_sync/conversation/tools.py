@@ -82,6 +82,35 @@ class ToolCalls:
             raise ConfigError(f"there already is a tool named {tool.name!r}")
         self._tools[tool.name] = tool
 
+    def replaced(self, tools: list[dict[str, Any] | Tool]) -> list[dict[str, Any] | Tool]:
+        """Take the tools of a changed configuration: their functions are run from now on; calls of those that went are refused.
+
+        A plain dict is answered by the function registered under its name, or by the program's ``on_function_call``.
+
+        Raises: `ConfigError` for a definition that nobody answers.
+        """
+        functions: dict[str, Tool] = {}
+        for tool in tools:
+            if isinstance(tool, Tool):
+                if tool.function is not None:
+                    functions[tool.name] = tool
+                    continue
+                name = tool.name
+            else:
+                name = str(tool.get("name", ""))
+                if tool.get("type", "function") != "function":
+                    continue  # run by the service itself
+            known = self._tools.get(name)
+            if known is not None and known.function is not None:
+                functions[name] = known
+            elif not self._is_theirs(name):
+                raise ConfigError(
+                    f"nobody answers the tool {name!r}: give a Tool with a function, register on_function_call, "
+                    "or declare it in the client's first configuration"
+                )
+        self._tools = functions
+        return tools
+
     @property
     def is_busy(self) -> bool:
         """True while a call has no result yet."""
@@ -130,7 +159,7 @@ class ToolCalls:
                 for call in this_round.calls.values():
                     call.unwanted = True
 
-    # -- under the lock and around it -------------------------------------------------------------------------------------------
+    # -- under the lock and around it ------------------------------------------------------------------------------------------
 
     def _called(self, event: FunctionCall) -> list[Command]:
         with self._lock:

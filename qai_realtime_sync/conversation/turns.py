@@ -15,6 +15,7 @@ from qai_realtime_sync.events import (
     Event,
     FunctionCall,
     InputCommitted,
+    ItemTruncated,
     PlaybackStopped,
     ResponseCreated,
     ResponseDone,
@@ -92,7 +93,7 @@ class Turns:
             done = row(self, event, at)
             return None if done is None else TurnDone(turn=done.turn)
 
-    # -- rows: one per event ----------------------------------------------------------------------------------------------------
+    # -- rows: one per event ---------------------------------------------------------------------------------------------------
 
     def _speech_started(self, event: SpeechStarted, at: float) -> None:
         current = self._for_user(event.item_id)
@@ -148,6 +149,14 @@ class Turns:
         if current is not None and event.reason != "finished":
             current.turn.interrupted = True
             current.turn.heard_ms = event.heard_ms
+            current.turn.audio_ms = event.received_ms
+
+    def _truncated(self, event: ItemTruncated, at: float) -> None:
+        for current in reversed(self._turns):
+            if any(item_id == event.item_id for _, item_id in current.answers):
+                if event.transcript:
+                    current.turn.heard_text = event.transcript.strip()
+                return
 
     def _done(self, event: ResponseDone, at: float) -> _Open | None:
         current = self._by_response.get(event.response_id)
@@ -165,7 +174,7 @@ class Turns:
         current.turn.ended_at = at
         return current
 
-    # -- joining ------------------------------------------------------------------------------------------------------------------
+    # -- joining ---------------------------------------------------------------------------------------------------------------
 
     def _new(self) -> _Open:
         self._number += 1
@@ -214,5 +223,6 @@ _ROWS: dict[type[Event], Callable[[Turns, Any, float], _Open | None]] = {
     ResponseCreated: Turns._created,
     FunctionCall: Turns._called,
     PlaybackStopped: Turns._stopped,
+    ItemTruncated: Turns._truncated,
     ResponseDone: Turns._done,
 }

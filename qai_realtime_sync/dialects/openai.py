@@ -35,6 +35,7 @@ class OpenAI(Dialect):
         unsupported=unsupported_commands(ENCODERS),
         fixed_input=PCM_24K,
         fixed_output=PCM_24K,
+        voice_fixed_by_audio=True,
         session_cap=3600.0,
     )
     decoders = with_underscores(DECODERS)

@@ -173,13 +173,15 @@ class Parser:
         self._move(max(_START, self._end - self._position))
 
     def _capacity(self, capacity: int, rest: int) -> int:
+        if rest == capacity >= self._needed:
+            return 2 * capacity  # full of frames that nobody has taken
         if self._needed > _KEPT:
             return capacity if self._needed <= capacity else min(self._needed, max(rest + _STEP, 2 * rest))
         if self._needed > capacity:
             return 1 << (self._needed - 1).bit_length()  # rounded up: frames that grow slowly must not mean new memory each time
         if capacity > _KEPT and rest <= _START >= self._needed:
             return _START
-        if (self._filled and capacity < _KEPT) or rest == capacity:
+        if self._filled and capacity < _KEPT:
             return 2 * capacity
         return capacity
 

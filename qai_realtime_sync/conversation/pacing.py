@@ -1,0 +1,54 @@
+"""A speaker without a device: what is written to it plays in real time, by a clock."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from qai_realtime_sync.audio import AudioFormat
+
+__all__ = ["PacedSink"]
+
+
+class PacedSink:
+    """For `RealtimeClient.play_to` where no sound card is: sound takes as long as it would in a room, and can be interrupted.
+
+    ``audio`` is the format of what is written (default pcm16 at 24000 Hz). ``clock`` returns seconds, monotonic by default.
+    """
+
+    def __init__(self, audio: AudioFormat | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bytes_per_second = (audio or AudioFormat()).bytes_per_second
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the two below
+        self._written = 0.0  # seconds of sound
+        self._dry_at = 0.0  # when all of it will have been played
+
+    def write(self, audio: bytes) -> None:
+        """Queue sound behind what still plays."""
+        seconds = len(audio) / self._bytes_per_second
+        with self._lock:
+            self._dry_at = max(self._dry_at, self._clock()) + seconds
+            self._written += seconds
+
+    def clear(self) -> None:
+        """Stop playing at once and forget the rest."""
+        with self._lock:
+            left = self._left()
+            self._written -= left
+            self._dry_at -= left
+
+    @property
+    def seconds_left(self) -> float:
+        """How long it still plays."""
+        with self._lock:
+            return self._left()
+
+    @property
+    def played_ms(self) -> float:
+        """Milliseconds of all that was written that have been played."""
+        with self._lock:
+            return (self._written - self._left()) * 1000
+
+    def _left(self) -> float:
+        return max(0.0, self._dry_at - self._clock())
