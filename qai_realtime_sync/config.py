@@ -176,7 +176,7 @@ def _voice_name(value: Any) -> Any:
 # -- parts -------------------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class TurnDetection:
     """When the service believes that the user has begun and ended to speak.
 
@@ -189,26 +189,28 @@ class TurnDetection:
     Raises: `ConfigError` for a value out of range.
     """
 
-    type: str = attrs.field(default="server_vad", validator=[_said, _one_of("server_vad", "semantic_vad")], kw_only=False)
-    threshold: float | Unset = attrs.field(default=UNSET, validator=_number(0, 1))
-    prefix_padding_ms: int | Unset = attrs.field(default=UNSET, validator=_number(0, 10_000, whole=True))
-    silence_duration_ms: int | Unset = attrs.field(default=UNSET, validator=_number(0, 10_000, whole=True))
-    idle_timeout_ms: int | None | Unset = attrs.field(default=UNSET, validator=_number(0, 3_600_000, whole=True, optional=True))
-    create_response: bool | Unset = attrs.field(default=UNSET, validator=_flag)
-    interrupt_response: bool | Unset = attrs.field(default=UNSET, validator=_flag)
-    eagerness: str | Unset = attrs.field(default=UNSET, validator=_one_of("low", "medium", "high", "auto"))
+    type: str = attrs.field(default="server_vad", validator=[_said, _one_of("server_vad", "semantic_vad")])
+    threshold: float | Unset = attrs.field(default=UNSET, validator=_number(0, 1), kw_only=True)
+    prefix_padding_ms: int | Unset = attrs.field(default=UNSET, validator=_number(0, 10_000, whole=True), kw_only=True)
+    silence_duration_ms: int | Unset = attrs.field(default=UNSET, validator=_number(0, 10_000, whole=True), kw_only=True)
+    idle_timeout_ms: int | None | Unset = attrs.field(
+        default=UNSET, validator=_number(0, 3_600_000, whole=True, optional=True), kw_only=True
+    )
+    create_response: bool | Unset = attrs.field(default=UNSET, validator=_flag, kw_only=True)
+    interrupt_response: bool | Unset = attrs.field(default=UNSET, validator=_flag, kw_only=True)
+    eagerness: str | Unset = attrs.field(default=UNSET, validator=_one_of("low", "medium", "high", "auto"), kw_only=True)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Transcription:
     """How the user's speech is written down: ``model`` (``""`` = the usual one), ``language`` (BCP 47), ``prompt`` (hints).
 
     Raises: `ConfigError` for a value of the wrong type.
     """
 
-    model: str = attrs.field(default="", validator=_text, kw_only=False)
-    language: str = attrs.field(default="", validator=_text)
-    prompt: str = attrs.field(default="", validator=_text)
+    model: str = attrs.field(default="", validator=_text)
+    language: str = attrs.field(default="", validator=_text, kw_only=True)
+    prompt: str = attrs.field(default="", validator=_text, kw_only=True)
 
 
 @attrs.frozen(kw_only=True)

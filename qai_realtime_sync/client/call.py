@@ -45,13 +45,14 @@ from qai_realtime_sync.errors import (
     RealtimeError,
     UnsupportedCommandError,
 )
-from qai_realtime_sync.events import ErrorReceived, Event, FunctionCall, HandlerFailed, StateChanged
+from qai_realtime_sync.events import Closed, ErrorReceived, Event, FunctionCall, HandlerFailed, StateChanged
 
 if TYPE_CHECKING:
     from qai_realtime_sync.client.access import Access
     from qai_realtime_sync.client.billing import Billing
     from qai_realtime_sync.dialects import Dialect
     from qai_realtime_sync.transport import Cancellation, Connection
+    from qai_realtime_sync.turns import Turn
 
 __all__ = ["Call", "log"]
 
@@ -91,6 +92,8 @@ class Call:
             bytes_per_second=self.config.input_audio.bytes_per_second,
             drop_oldest_audio=options.overflow == "drop_oldest",
             sent=self._was_sent,
+            blocked=self._socket_full,
+            still_wanted=self._may_leave,
         )
         self.sender = Sender(self.clock, self._flush)
         self.lane = Lane("qai-lane")
@@ -105,6 +108,7 @@ class Call:
         self.mutations = Mutations(self)
         self.renewal = Renewal(self)
         self.planned = ""  # why the client itself ends this connection to make another
+        self.seed: list[Turn] = []  # an earlier conversation to begin with
         self.history_due = False  # the new connection's service has forgotten the conversation
         self.user_speaks = False
         self.playback: Playback | None = None
@@ -119,9 +123,10 @@ class Call:
         self._ids = itertools.count(1)
         self._prefix = secrets.token_hex(3)
         self._commands: collections.OrderedDict[str, Command] = collections.OrderedDict()
-        self._delivery = threading.Condition()  # guards _due and _delivering
+        self._delivery = threading.Condition()  # guards _due, _delivering and _told_end
         self._due: collections.deque[Event] = collections.deque()
         self._delivering: int | None = None
+        self._told_end = False
 
     @property
     def billing(self) -> Billing | None:
@@ -253,7 +258,7 @@ class Call:
             try:
                 self._post(allowed)
             except RealtimeError:
-                self.responses.withdraw(command)
+                self.post_held(self.responses.withdraw(command))
                 raise
 
     def _post_all(self, commands: Iterable[Command]) -> None:
@@ -262,11 +267,21 @@ class Call:
 
     def post_held(self, commands: Iterable[Command]) -> None:
         """Send requests whose turn has come; they were checked when they were made."""
-        for command in commands:
+        waiting = collections.deque(commands)
+        while waiting:
+            command = waiting.popleft()
             try:
                 self._post(command)
             except RealtimeError as error:
                 log.warning("a held request for an answer was not sent: %s", error)
+                if isinstance(command, CreateResponse):
+                    waiting.extend(self.responses.withdraw(command))
+
+    def _may_leave(self, command: Command) -> bool:
+        return not isinstance(command, CreateResponse) or self.responses.may_leave(command)
+
+    def _socket_full(self) -> None:
+        self.sender.wake()
 
     def _post(self, command: Command) -> None:
         if not isinstance(command, SendAudio):
@@ -279,7 +294,7 @@ class Call:
         for observe in self.observers:
             observe(command, self.clock())
 
-    def _flush(self, timeout: float | None) -> None:
+    def _flush(self, timeout: float) -> None:
         connection = self.connection
         if connection is not None:
             connection.flush(timeout)
@@ -300,13 +315,23 @@ class Call:
         self._drain()
 
     def announce(self, event: Event) -> None:
-        """Tell something from a thread that is not the reader; never waits for a handler that runs elsewhere."""
-        if threading.current_thread() is self.sender.thread:
-            self.lane.post(lambda: self.announce(event))  # a handler must not hold up what keeps the connection alive
-            return
+        """Tell something from any thread; never waits for a handler.
+
+        Handlers run on threads of the client only: the program's may hold a lock that a handler wants, and the sender keeps the
+        connection alive. Where no handler runs just now, the lane takes over.
+        """
         with self._delivery:
             self._due.append(event)
             if self._delivering is not None:
+                return
+        if threading.current_thread() is self.lane.thread:
+            self._deliver_due()
+        else:
+            self.lane.post(self._deliver_due)
+
+    def _deliver_due(self) -> None:
+        with self._delivery:
+            if self._delivering is not None or not self._due:
                 return
             self._delivering = threading.get_ident()
         self._drain()
@@ -319,21 +344,28 @@ class Call:
     def _drain(self) -> None:
         while True:
             with self._delivery:
+                if self._told_end:
+                    self._due.clear()  # `Closed` is the last event
                 if not self._due:
                     self._delivering = None
-                    self._delivery.notify()
+                    self._delivery.notify_all()
                     return
                 event = self._due.popleft()
+                self._told_end = isinstance(event, Closed)
+            caused: list[Event] | None = []
             try:
                 caused = react(self, event)
-                if caused is None:
-                    continue  # void: not for anybody's ears
+            except Exception:  # a bug of ours must not end the conversation, nor keep the event from the program
+                log.exception("the client's own part in the event %s failed", event.event_name)
+            if caused is None:
+                continue  # void: not for anybody's ears
+            try:
                 self.tell(event)
-                if caused:
-                    with self._delivery:
-                        self._due.extendleft(reversed(caused))
-            except Exception:  # a bug of ours must not end the conversation without a word
+            except Exception:  # of an observer; handlers' own failures do not come here
                 log.exception("the event %s could not be delivered", event.event_name)
+            if caused:
+                with self._delivery:
+                    self._due.extendleft(reversed(caused))
 
     def tell(self, event: Event) -> None:
         """Wake who waits for the event, then call its handlers; on the thread that delivers."""
@@ -343,7 +375,7 @@ class Call:
         self.handlers.dispatch(event)
 
     def _in_background(self, registration: Registration, event: Event) -> None:
-        self.lane.post(lambda: self.handlers.run(registration, event))
+        self.lane.post(lambda: self.handlers.run_later(registration, event))
 
     # -- failures -------------------------------------------------------------------------------------------------------------
 
@@ -420,7 +452,7 @@ class Call:
         connection = self.connection
         if connection is None:
             return
-        if threading.current_thread() is not self.sender.thread:
+        if self.outbox.is_open and threading.current_thread() is not self.sender.thread:
             self.outbox.drain(timeout / 3)
         connection.close(self.close_code, self.close_reason, timeout=max(0.05, deadline - self.clock()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import attrs
@@ -22,7 +22,7 @@ from qai_realtime_sync.client.speaking import Speaking
 from qai_realtime_sync.config import UNSET, RealtimeConfig, RealtimeSession, Tool, TurnDetection, Unset
 from qai_realtime_sync.conversation.playback import Playback, Sink
 from qai_realtime_sync.errors import ConfigError, NotConnectedError, RealtimeTimeoutError
-from qai_realtime_sync.events import Event
+from qai_realtime_sync.events import Event, SessionReady
 from qai_realtime_sync.turns import Turn
 
 if TYPE_CHECKING:
@@ -132,24 +132,30 @@ class RealtimeClient(Listening, Speaking):
 
     # -- life ------------------------------------------------------------------------------------------------------------------
 
-    def connect(self, timeout: float | None = None) -> RealtimeClient:
+    def connect(self, timeout: float | None = None, *, history: Iterable[Turn] = ()) -> RealtimeClient:
         """Connect and return when the service is ready, within ``timeout`` seconds from DNS to readiness (15, direct 10).
+
+        ``history``: turns of an earlier conversation (``client.conversation``), told to the model as context.
 
         Raises: `ConfigError` for what is missing or wrong; `ApiError` when the service refuses; `ConnectError`;
         `ConnectionClosedError`; `RealtimeTimeoutError`; `NotConnectedError` for a client that was connected before.
         """
         call = self._call
         call.check_process()
-        call.access = access = Access(call.options, call.clock, call.sender.after)
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0):
+            raise ConfigError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        access = Access(call.options, call.clock, call.sender.after)
         reader = Reader(call, access, timeout)
         with call.lock:
-            if call.lifecycle.state != "idle" or call.reader is not None:
+            if call.lifecycle.state != "idle" or call.reader is not None or call.closing:
                 raise NotConnectedError(
                     f"this client is {call.lifecycle.state}: one client is one conversation; make a new RealtimeClient",
                     code="already_used",
                 )
             call.reader = threading.Thread(target=reader.run, name="qai-reader", daemon=True)
+            call.access = access
         call.connected_at = call.clock()
+        call.seed = list(history)
         closing.end_with_process(call)
         call.sender.start()
         call.reader.start()
@@ -172,6 +178,8 @@ class RealtimeClient(Listening, Speaking):
             closing.join(call, call.clock() + call.options.close_timeout)
             raise call.connect_error
         if call.over.is_set():
+            if not call.closing:
+                raise call.waiting.ended(SessionReady)  # it was ready for a moment
             raise NotConnectedError("the client was closed while it connected")
 
     def close(self, code: int = 1000, reason: str = "", timeout: float | None = None) -> None:
@@ -196,17 +204,18 @@ class RealtimeClient(Listening, Speaking):
             self.close()
 
     def __repr__(self) -> str:
-        return f"<RealtimeClient {self.state}{' ' + self.session_id if self.session_id else ''}>"
+        return f"<RealtimeClient {self._call.lifecycle.state}{' ' + self.session_id if self.session_id else ''}>"
 
     @property
     def state(self) -> str:
         """``idle``, ``connecting``, ``handshaking``, ``open``, ``backoff``, ``closing``, ``closed`` or ``failed``."""
+        self._call.check_process()
         return self._call.lifecycle.state
 
     @property
     def is_connected(self) -> bool:
         """True while the conversation is open."""
-        return self._call.lifecycle.state == "open"
+        return self.state == "open"
 
     @property
     def session_id(self) -> str:
@@ -227,11 +236,13 @@ class RealtimeClient(Listening, Speaking):
     @property
     def conversation(self) -> list[Turn]:
         """The turns so far, in order; copies."""
+        self._call.check_process()
         return self._call.turns.snapshot()
 
     @property
     def outbox(self) -> OutboxCounts:
         """How many commands were sent, failed and dropped, and how many wait."""
+        self._call.check_process()
         return self._call.outbox.counts
 
     # -- changing the running conversation ------------------------------------------------------------------------------------
@@ -279,6 +290,7 @@ class RealtimeClient(Listening, Speaking):
 
         Raises: `ConfigError` if a method is missing.
         """
+        self._call.check_process()
         missing = [name for name in ("write", "clear") if not callable(getattr(sink, name, None))]
         if missing:
             raise ConfigError(f"play_to needs an object with write(bytes) and clear(); missing: {', '.join(missing)}")
@@ -324,6 +336,7 @@ class RealtimeClient(Listening, Speaking):
 
         Raises: `ConfigError` for an async function, an annotation without a schema, a name that is taken, or once connected.
         """
+        self._call.check_process()
         if function is None:
             return lambda f: self.tool(f, name=name, description=description, parameters=parameters, timeout=timeout)
         from qai_realtime_sync.conversation.schema import tool_from

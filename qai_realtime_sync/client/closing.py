@@ -9,7 +9,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from qai_realtime_sync.client.billing import unsettled
-from qai_realtime_sync.events import Closed, Event
+from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.events import Closed
 
 if TYPE_CHECKING:
     from qai_realtime_sync.client.call import Call
@@ -18,15 +19,21 @@ __all__ = ["abandon", "abort", "close", "end_with_process", "join"]
 
 _open_calls: weakref.WeakSet[Call] = weakref.WeakSet()
 _registered = False
+_AT_EXIT = 2.0
 
 
 def close(call: Call, code: int, reason: str, timeout: float) -> None:
     """End the conversation in an orderly way and wait for it, ``timeout`` seconds at most; in a handler only begin to end it."""
+    if not (1000 <= code <= 1014 or 3000 <= code <= 4999) or code in (1004, 1005, 1006):
+        raise ConfigError(f"{code} is not a close code that may be sent: 1000 to 1003, 1007 to 1014 and 3000 to 4999 are")
     deadline = call.clock() + timeout
     first = call.request_close(code, reason)
     if call.reader is None:
         if first:
             _never_opened(call)
+        if threading.current_thread() is not call.lane.thread:
+            call.over.wait(timeout)
+            join(call, deadline)
         return
     if call.in_delivery:
         if first:
@@ -54,7 +61,7 @@ def abort(call: Call) -> None:
 
 def abandon(call: Call) -> None:
     """Nobody refers to the client any more: end it from a thread of its own, because the collector may run anywhere."""
-    if call.reader is not None and not call.over.is_set():
+    if call.is_ours and call.reader is not None and not call.over.is_set():
         threading.Thread(target=close, args=(call, 1000, "", call.options.close_timeout), name="qai-closer", daemon=True).start()
 
 
@@ -68,24 +75,27 @@ def end_with_process(call: Call) -> None:
 
 
 def _close_all() -> None:
-    for call in list(_open_calls):
-        if not call.over.is_set() and call.is_ours:
-            close(call, 1001, "", min(call.options.close_timeout, 2.5))
-    deadline = monotonic() + 2.0
+    calls = [call for call in list(_open_calls) if call.is_ours and not call.over.is_set()]
+    deadline = monotonic() + _AT_EXIT
+    for call in calls:
+        if call.request_close(1001, ""):
+            call.close_from_handler()  # in the senders' threads, so that all close at once
+    for call in calls:
+        if not call.over.wait(max(0.0, deadline - monotonic())):
+            abort(call)
+            call.over.wait(0.1)
     for billing in unsettled():
         billing.wait(max(0.0, deadline - monotonic()))
 
 
 def _never_opened(call: Call) -> None:
-    events: list[Event] = []
     changed = call.to_state("closed")
-    if changed is not None:
-        events.append(changed)
-        unsent = call.outbox.end()
-        for event in (*events, Closed(code=None, clean=True, by="client", meaning="normal", unsent=unsent)):
-            call.announce(event)
-        call.lane.stop()
-    call.over.set()
+    if changed is None:
+        return
+    for event in (changed, Closed(code=None, clean=True, by="client", meaning="normal", unsent=call.outbox.end())):
+        call.announce(event)
+    call.lane.post(call.over.set)
+    call.lane.stop()
 
 
 def join(call: Call, deadline: float) -> None:

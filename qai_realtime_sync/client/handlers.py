@@ -71,7 +71,8 @@ class Handlers:
 
     def dispatch(self, event: Event) -> None:
         """Call the handlers of ``event`` in the order of their registration; never raises."""
-        for registration in self._resolved.get(type(event)) or self._resolve(type(event)):
+        registrations = self._resolved.get(type(event))
+        for registration in self._resolve(type(event)) if registrations is None else registrations:
             if registration.spent:
                 continue
             if registration.once:
@@ -80,6 +81,11 @@ class Handlers:
                 self._in_background(registration, event)
             else:
                 self.run(registration, event)
+
+    def run_later(self, registration: Registration, event: Event) -> None:
+        """Call a handler whose turn on the lane has come, unless it was removed meanwhile."""
+        if not registration.spent:
+            self.run(registration, event)
 
     def run(self, registration: Registration, event: Event) -> None:
         """Call one handler; a failure goes to ``failed``, slowness into the log."""
@@ -115,8 +121,11 @@ def check_handler(function: object) -> str:
     if not callable(function):
         raise ConfigError(f"a handler must be callable, not {type(function).__name__}")
     name = getattr(function, "__qualname__", None) or repr(function)
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+    called = (function, type(function).__call__)
+    if any(map(inspect.iscoroutinefunction, called)) or any(map(inspect.isasyncgenfunction, called)):
         raise ConfigError(f"handler {name} is an async function, and nothing here would await it; use a plain function")
+    if any(map(inspect.isgeneratorfunction, called)):
+        raise ConfigError(f"handler {name} is a generator, and calling it would run nothing of it; use a plain function")
     try:
         inspect.signature(function).bind(None)
     except TypeError as error:

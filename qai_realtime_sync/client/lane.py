@@ -24,15 +24,24 @@ class Lane:
         self.thread: threading.Thread | None = None
 
     def post(self, action: Callable[[], None]) -> None:
-        """Queue ``action``; never blocks. Actions must not raise."""
+        """Queue ``action``; never blocks. Actions must not raise.
+
+        Where no thread can be started any more, because the interpreter is ending, it runs in the caller's.
+        """
         with self._work:
             self._queue.append(action)
             self._work.notify()
             if self.thread is not None:
                 return
-            self.thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            thread = self.thread
-        thread.start()
+            self.thread = thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            with self._work:
+                self.thread = None
+                left, self._queue = self._queue, collections.deque()
+            for one in left:
+                one()
 
     def stop(self) -> None:
         """End the thread once the queue is empty; never blocks."""

@@ -59,6 +59,7 @@ class Listening:
 
         Raises: `ConfigError` for an event that does not exist, or a function that does not take one argument.
         """
+        self._call.check_process()
         if function is None:
             event_class(event)
             return lambda f: self.on(event, f, background=background)
@@ -71,6 +72,7 @@ class Listening:
     def once(self, event: str | type[Event], function: None = None) -> Callable[[F], F]: ...
     def once(self, event: str | type[Event], function: Any = None) -> Any:
         """As `on`, for the next such event only."""
+        self._call.check_process()
         if function is None:
             event_class(event)
             return lambda f: self.once(event, f)
@@ -79,6 +81,7 @@ class Listening:
 
     def off(self, event: str | type[Event], function: Callable[[Any], object] | None = None) -> None:
         """Forget a handler of this event, or all of them."""
+        self._call.check_process()
         self._call.handlers.remove(event, function)
 
     @overload

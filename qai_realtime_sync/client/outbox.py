@@ -56,17 +56,28 @@ class Outbox:
     """The queue between the program's threads and one socket at a time; it outlives connections.
 
     ``max_commands`` and ``max_audio`` (seconds) bound it. ``drop_oldest_audio`` chooses what happens to more sound than that: the
-    oldest is dropped and counted, or `OutboxFullError`.
+    oldest is dropped and counted, or `OutboxFullError`. ``sent`` is told each command the kernel has; ``blocked`` that somebody must
+    wait for the socket and call `flushed`; ``still_wanted`` is asked before a command is written, and what is not is dropped.
     """
 
     def __init__(
-        self, *, max_commands: int, max_audio: float, bytes_per_second: int, drop_oldest_audio: bool, sent: Callable[[Command], None]
+        self,
+        *,
+        max_commands: int,
+        max_audio: float,
+        bytes_per_second: int,
+        drop_oldest_audio: bool,
+        sent: Callable[[Command], None],
+        blocked: Callable[[], None],
+        still_wanted: Callable[[Command], bool] = lambda _: True,
     ) -> None:
         self._max_commands = max_commands
-        self._max_audio_bytes = int(max_audio * bytes_per_second)
+        self._max_audio = max_audio
         self._bytes_per_second = bytes_per_second
         self._drop_oldest_audio = drop_oldest_audio
         self._told_sent = sent
+        self._blocked = blocked
+        self._still_wanted = still_wanted
         self.tells_audio = False  # sound is told too, for whoever records it; else its way is the shortest
         self._changed = threading.Condition()  # guards everything below
         self._queue: collections.deque[_Entry] = collections.deque()
@@ -78,6 +89,7 @@ class Outbox:
         self._ready = False
         self._holds_audio = True
         self._writing = False
+        self._left_to_sender = False  # the socket was full: the token, and what was half given, wait for `flushed`
         self._in_kernel_soon: _Entry | None = None
         self._over: str = ""
 
@@ -111,13 +123,23 @@ class Outbox:
             self._queue.extendleft(reversed(entries))
             self._commands += len(entries)
 
-    def lose(self) -> None:
-        """The connection is gone. What was half given is failed, sound is dropped and counted, other commands are held."""
+    def lose(self, *, keep_audio: bool = False) -> None:
+        """The connection is gone. Sound is dropped and counted, other commands are held, also one that was half given: the service
+        cannot have read it, and it goes out again (one of several frames is failed, because a part may have been read).
+
+        ``keep_audio``: the connection is replaced by plan, and the user's sound goes on without a gap.
+        """
         with self._changed:
             self._connection = None
             self._ready = False
-            self._holds_audio = False
+            half = self._in_kernel_soon
+            if half is not None and self._left_to_sender:
+                self._take_back(half)
             self._fail_half_sent()
+            self._changed.notify_all()
+            if keep_audio:
+                return
+            self._holds_audio = False
             kept = [entry for entry in self._queue if not isinstance(entry.command, SendAudio)]
             for entry in self._queue:
                 if isinstance(entry.command, SendAudio):
@@ -174,6 +196,16 @@ class Outbox:
                 self._put_command(entry)
         self.pump()
 
+    def measure(self, bytes_per_second: int) -> None:
+        """Sound is sent in another format from now on: seconds are counted by its rate."""
+        with self._changed:
+            self._bytes_per_second = bytes_per_second
+
+    @property
+    def is_open(self) -> bool:
+        """True while a connection takes what is put."""
+        return self._ready
+
     def drain(self, timeout: float | None) -> bool:
         """Wait until everything has an outcome; False if ``timeout`` seconds were not enough."""
         with self._changed:
@@ -194,19 +226,24 @@ class Outbox:
     # -- writing ---------------------------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Write until the queue is empty or the socket is full; then a remainder waits, and the connection wakes the sender for it."""
+        """Write until the queue is empty or the socket is full; then a remainder waits, and the sender is woken for it."""
         while True:
             with self._changed:
                 if self._writing or not self._ready or not self._queue or self._connection is None:
                     return
                 entry = self._queue.popleft()
-                connection = self._connection
+                connection, dialect = self._connection, self._dialect
                 self._forget_size(entry)
-                if entry.dialect is not self._dialect and self._dialect is not None:
-                    entry.frames = self._dialect.encode(entry.command)  # queued for an earlier connection
                 self._writing = True
                 self._in_kernel_soon = entry
-            if not self._write(entry, connection):
+            try:
+                if dialect is not None and entry.dialect is not dialect:
+                    entry.frames = dialect.encode(entry.command)  # queued for an earlier connection
+                more = self._write(entry, connection) if self._still_wanted(entry.command) else self._drop(entry)
+            except BaseException:  # also Ctrl-C in the program's thread: a token that nobody gives back would silence the client
+                self._fail(entry)
+                raise
+            if not more:
                 return
 
     def _write(self, entry: _Entry, connection: _Writes) -> bool:
@@ -217,20 +254,41 @@ class Outbox:
                 whole = connection.try_send(frame)
         except ConnectionClosedError:
             with self._changed:
-                # After `lose` the token may belong to a writer of the next connection: only our own entry is ours to fail.
                 if self._in_kernel_soon is entry:
+                    self._take_back(entry)
                     self._fail_half_sent()
                     self._changed.notify_all()
             return False  # the reader sees the same end and tells it
         if not whole:
-            return False  # the token stays taken: it is the sender's now, see `flushed`
+            with self._changed:
+                self._left_to_sender = self._in_kernel_soon is entry  # the token stays taken: it is the sender's, see `flushed`
+            self._blocked()
+            return False
         self._done(entry)
+        return True
+
+    def _fail(self, entry: _Entry) -> None:
+        with self._changed:
+            # After `lose` the token may belong to a writer of the next connection: only our own entry is ours to fail.
+            if self._in_kernel_soon is entry:
+                self._fail_half_sent()
+                self._changed.notify_all()
+
+    def _drop(self, entry: _Entry) -> bool:
+        with self._changed:
+            if self._in_kernel_soon is entry:
+                self._counts.dropped += 1
+                self._in_kernel_soon = None
+                self._writing = False
+                self._changed.notify_all()
         return True
 
     def flushed(self) -> None:
         """The sender gave the remainder to the kernel: the token is free again, and there may be more to write."""
         with self._changed:
-            entry = self._in_kernel_soon
+            # Without the flag it would be an entry that another thread is just about to write.
+            entry = self._in_kernel_soon if self._left_to_sender else None
+            self._left_to_sender = False
         if entry is not None:
             self._done(entry)
         self.pump()
@@ -254,15 +312,19 @@ class Outbox:
             self._drop_audio(entry, queued=False)
             return False
         size = len(command.audio)
-        while self._audio_bytes + size > self._max_audio_bytes:
-            oldest = next((e for e in self._queue if isinstance(e.command, SendAudio)), None)
-            if oldest is None and size <= self._max_audio_bytes:
-                break
-            if not self._drop_oldest_audio or oldest is None:
+        longest = int(self._max_audio * self._bytes_per_second)
+        if size > longest:
+            raise OutboxFullError(
+                f"one piece of sound lasts {size / self._bytes_per_second:g} s, and no more than {self._max_audio:g} s may wait to be "
+                "sent: send it in pieces, or make the client with a larger max_audio"
+            )
+        while self._audio_bytes + size > longest:
+            if not self._drop_oldest_audio:
                 raise OutboxFullError(
-                    f"more than {self._max_audio_bytes / self._bytes_per_second:g} s of sound would wait to be sent: "
+                    f"more than {self._max_audio:g} s of sound would wait to be sent: "
                     "the network is slower than the microphone; send less, or make the client with overflow='drop_oldest'"
                 )
+            oldest = next(e for e in self._queue if isinstance(e.command, SendAudio))
             self._queue.remove(oldest)
             self._drop_audio(oldest)
         self._queue.append(entry)
@@ -299,8 +361,16 @@ class Outbox:
         self._counts.dropped += 1
         self._counts.dropped_audio += len(entry.command.audio) / self._bytes_per_second
 
+    def _take_back(self, entry: _Entry) -> None:
+        """Hold what did not get into the kernel as a whole for the next connection; not sound, and not a part of several frames."""
+        if len(entry.frames) == 1 and not isinstance(entry.command, SendAudio):
+            self._in_kernel_soon = None
+            self._queue.appendleft(entry)
+            self._commands += 1
+
     def _fail_half_sent(self) -> None:
         if self._in_kernel_soon is not None:
             self._counts.failed += 1
             self._in_kernel_soon = None
+        self._left_to_sender = False
         self._writing = False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qai_realtime_sync.client.barge_in import speech_began, speech_ended, stop_playing, watch_playback
 from qai_realtime_sync.client.history import history_commands
 from qai_realtime_sync.commands import Pong, SendContext
+from qai_realtime_sync.conversation.responses import BUSY
 from qai_realtime_sync.events import (
     AudioDelta,
     AudioDone,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["react"]
 
 log = logging.getLogger("qai_realtime_sync")
+
+_BUSY_FOR = 5.0
 
 
 def react(call: Call, event: Event) -> list[Event] | None:
@@ -89,14 +92,18 @@ def _session_ready(call: Call, event: SessionReady) -> list[Event]:
 
 
 def _tell_history(call: Call) -> None:
-    """The service has forgotten the conversation: what was heard of it is given again, as context."""
+    """The service does not know the conversation (any more): what was heard of it is given as context."""
     assert call.dialect is not None
     call.history_due = False
-    commands = history_commands(call.turns.snapshot())
+    commands = history_commands([*call.seed, *call.turns.snapshot()])
     if commands and SendContext not in call.dialect.traits.unsupported:
         characters = sum(len(command.text) for command in commands)
-        log.info("the service kept nothing of the conversation: %d pieces of history, %d characters (about %d input tokens), are "
-                 "given again", len(commands), characters, characters // 4)
+        log.info(
+            "%d pieces of history are given to the service: %d characters, about %d input tokens",
+            len(commands),
+            characters,
+            characters // 4,
+        )
         call.outbox.prepend(commands)
 
 
@@ -112,6 +119,9 @@ def _error(call: Call, event: ErrorReceived) -> list[Event]:
     call.last_error = event
     call.mutations.refused(event)
     call.post_held(call.responses.told(event))
+    if event.code == BUSY:
+        # Its end brings the held request; if it never shows, the request must not be held for ever.
+        call.sender.after(_BUSY_FOR, lambda: call.post_held(call.responses.unblock()))
     return []
 
 

@@ -12,7 +12,7 @@ from qai_realtime_sync.client.lifecycle import Backoff, ReconnectPolicy, worth_r
 from qai_realtime_sync.client.vigil import Vigil
 from qai_realtime_sync.commands import Command, SendFunctionResult
 from qai_realtime_sync.errors import ApiError, ConnectionClosedError, RealtimeError
-from qai_realtime_sync.events import Closed, Event, Reconnected, Reconnecting, ResumptionUpdate, SessionReady
+from qai_realtime_sync.events import Closed, Event, Reconnected, Reconnecting, ResponseDone, ResumptionUpdate, SessionReady
 from qai_realtime_sync.seam import Ending, Resume
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Reader:
             lost = self._live()
         except Exception as error:
             log.exception("the conversation ended by an error of the client itself")
+            call.connect_error = error
             lost = _Lost(Ending(meaning="lost", retry=False), error=error)
         self._finish(lost)
         call.over.set()
@@ -98,7 +99,7 @@ class Reader:
             self._attempts = backoff.attempts
             self._back_off(lost, delay)
             if call.closing:
-                return attrs.evolve(lost, by="client", ending=_NORMAL, error=None)
+                return _Lost(_NORMAL, clean=True, by="client")
 
     def _one_connection(self) -> _Lost:
         """Dial, speak, read until the end. Everything that can go wrong here is an ending, not an exception."""
@@ -109,6 +110,7 @@ class Reader:
         try:
             connection, first = self._open()
         except RealtimeError as error:
+            call.outbox.lose(keep_audio=self._replacing)
             return self._refused(error)
         try:
             self._introduce(connection, first)
@@ -120,7 +122,7 @@ class Reader:
         finally:
             with call.lock:
                 call.connection = None
-            call.outbox.lose()
+            call.outbox.lose(keep_audio=bool(call.planned))
             connection.abort()
 
     def _open(self) -> tuple[Connection, tuple[Command, ...]]:
@@ -196,7 +198,7 @@ class Reader:
             if isinstance(event, SessionReady):
                 self._opened_at = self._call.clock()
                 self._vigil.opened()
-                self._call.history_due = self._opened_once and not self._resumed
+                self._call.history_due = not self._resumed and (self._opened_once or bool(self._call.seed))
                 if self._opened_once:
                     reconnected = Reconnected(
                         attempts=self._attempts,
@@ -226,7 +228,6 @@ class Reader:
     def _refused(self, error: RealtimeError) -> _Lost:
         if self._resume is not None and isinstance(error, ApiError) and error.status_code in (400, 404, 409, 410, 422):
             self._resume = None  # the service may not know the handle any more: once again without it
-            self._call.connect_error = error
             return _Lost(_LOST, error=error, by="service")
         ending = attrs.evolve(_LOST, retry=worth_retrying(error))
         by: Literal["service", "network"] = "network"
@@ -234,7 +235,8 @@ class Reader:
         if isinstance(error, ApiError):
             by, retry_after = "service", error.retry_after
             ending = attrs.evolve(ending, meaning=_meaning(error))
-        self._call.connect_error = error
+        if not self._call.closing:
+            self._call.connect_error = error
         return _Lost(ending, error=error, by=by, retry_after=retry_after)
 
     def _ended(self, error: ConnectionClosedError) -> _Lost:
@@ -243,7 +245,9 @@ class Reader:
         cause = self._vigil.verdict
         if cause is not None:
             # We ended it ourselves: never ready, or no sign of life.
-            ending: Ending = self._fatal or attrs.evolve(_LOST, retry=not isinstance(cause, ApiError))
+            ending: Ending = self._fatal or (
+                Ending(meaning=_meaning(cause), retry=False) if isinstance(cause, ApiError) else _LOST
+            )
             if not self._opened_once:
                 call.connect_error = cause
             return _Lost(ending, error=cause, opened_at=self._opened_at)
@@ -277,10 +281,20 @@ class Reader:
     def _back_off(self, lost: _Lost, delay: float) -> None:
         call = self._call
         call.renewal.forget()
-        call.responses.reset()
+        told: list[Event] = []
+        if call.responses.active:
+            # Its end will never come from the service; who waits for it must not wait for ever.
+            told.append(
+                ResponseDone(
+                    response_id=call.responses.active, status="failed", reason="connection_lost", error_code="connection_lost",
+                    error_message="the connection was lost while this answer was being given",
+                )
+            )
         call.calls.reset()
+        call.deliver(told)
+        call.responses.reset()
         changed = call.to_state("backoff")
-        told: list[Event] = [] if changed is None else [changed]
+        told = [] if changed is None else [changed]
         told.append(
             Reconnecting(attempt=self._attempts, delay=delay, code=lost.code, reason=lost.reason, error=lost.error)
         )

@@ -15,7 +15,8 @@ __all__ = ["Sender", "Timer"]
 
 _log = logging.getLogger("qai_realtime_sync")
 
-Flush: TypeAlias = Callable[[float | None], None]
+Flush: TypeAlias = Callable[[float], None]
+_FLUSH_SLICE = 0.05
 
 
 class Timer:
@@ -101,7 +102,9 @@ class Sender:
 
     def _flush_for_now(self) -> None:
         with self._work:
-            seconds = self._seconds_to_next()
+            next_timer = self._seconds_to_next()
+        # In slices: what is to be done at once, like a close, may be put among the timers while the socket is full.
+        seconds = _FLUSH_SLICE if next_timer is None else min(_FLUSH_SLICE, next_timer)
         try:
             self._flush(seconds)
         except RealtimeTimeoutError:

@@ -91,6 +91,7 @@ class Speaking:
 
         Raises: `ConfigError` if the sound ends in the middle of a sample.
         """
+        self._call.check_process()
         rest = self._call.sound.outgoing_end()
         if rest:
             self._call.outbox.put(SendAudio(audio=rest))
@@ -98,6 +99,7 @@ class Speaking:
 
     def clear_audio(self) -> str:
         """Make the service forget the sound that was not committed."""
+        self._call.check_process()
         self._call.sound.outgoing_clear()
         return self._submit(ClearAudio())
 

@@ -174,9 +174,12 @@ class Waiting:
             if failure is not None:
                 raise failure
             if not waiter.found:
-                if self._closed is not None:
-                    raise self.ended(waiter.cls)
-                continue
+                closed = self._closed
+                if closed is None:
+                    continue
+                if waiter.cls is Closed and (where is None or where(closed)):
+                    return closed  # it is the last event for ever: who asks again hears it again
+                raise self.ended(waiter.cls)
             number, event = waiter.found.popleft()
             if isinstance(event, waiter.cls) and (where is None or where(event)):
                 self._seen.number = number

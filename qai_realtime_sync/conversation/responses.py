@@ -10,9 +10,9 @@ import attrs
 from qai_realtime_sync.commands import CancelResponse, Command, CreateResponse
 from qai_realtime_sync.events import ErrorReceived, Event, ResponseCreated, ResponseDone
 
-__all__ = ["Responses"]
+__all__ = ["BUSY", "Responses"]
 
-_BUSY = "conversation_already_has_active_response"
+BUSY = "conversation_already_has_active_response"
 _ON_ITS_WAY = "?"
 
 
@@ -26,6 +26,8 @@ class Responses:
         self._lock = threading.Lock()  # guards everything below
         self._active = ""
         self._requested: CreateResponse | None = None
+        self._requested_left = False  # it is on the wire: an answer that begins now is taken for its answer
+        self._assumed: CreateResponse | None = None  # the request that the running answer is taken for
         self._held: collections.deque[CreateResponse] = collections.deque()
         self._beside: set[str] = set()
         self._beside_requested: dict[str, CreateResponse] = {}
@@ -46,11 +48,10 @@ class Responses:
             if command.out_of_band:
                 self._beside_requested[command.event_id] = command
                 return [command]
-            if self._active or self._requested is not None:
+            if self._active or self._requested is not None or self._held:
                 self._held.append(command)
                 return []
-            self._requested = command
-            return [command]
+            return self._ask(command)
 
     def cancel(self, command: CancelResponse) -> list[Command]:
         """Stop the running answer; requests that were held for its end are dropped."""
@@ -59,12 +60,31 @@ class Responses:
                 self._held.clear()
             return [command]
 
-    def withdraw(self, command: CreateResponse) -> None:
-        """The request could not be sent after all."""
+    def withdraw(self, command: CreateResponse) -> list[Command]:
+        """The request could not be sent after all; return the held one that takes its place."""
         with self._lock:
-            if self._requested is command:
-                self._requested = None
             self._beside_requested.pop(command.event_id, None)
+            if self._requested is not command:
+                return []
+            self._requested = None
+            return self._next()
+
+    def may_leave(self, command: CreateResponse) -> bool:
+        """The request is about to be written: False if it must not be, because another answer began and it is held again."""
+        with self._lock:
+            if command.out_of_band:
+                return True
+            if command is not self._requested:
+                return False
+            self._requested_left = True
+            return True
+
+    def unblock(self) -> list[Command]:
+        """The answer the service said it was giving has shown no sign of itself: stop waiting for its end."""
+        with self._lock:
+            if self._active == _ON_ITS_WAY:
+                self._active = ""
+            return self._next()
 
     def told(self, event: Event) -> list[Command]:
         """Follow the service; return the held request whose time has come, if any."""
@@ -79,12 +99,16 @@ class Responses:
             return []
 
     def reset(self) -> None:
-        """The connection is gone and with it what ran on it; what was asked for and not answered is asked for again."""
+        """The connection is gone and with it what ran on it.
+
+        What was asked for and not answered is asked for again; a request that has not left yet still will.
+        """
         with self._lock:
-            if self._requested is not None:
+            if self._requested is not None and self._requested_left:
                 self._held.appendleft(self._requested)
+                self._requested = None
+            self._assumed = None
             self._active = ""
-            self._requested = None
             self._beside.clear()
             self._beside_requested.clear()
 
@@ -100,6 +124,9 @@ class Responses:
             self._beside.add(event.response_id)
             return
         self._active = event.response_id or _ON_ITS_WAY
+        self._assumed = self._requested if self._requested_left else None
+        if self._requested is not None and not self._requested_left:
+            self._held.appendleft(self._requested)  # an answer that nobody asked for came first: ours comes after it
         self._requested = None
 
     def _done(self, event: ResponseDone) -> list[Command]:
@@ -115,20 +142,33 @@ class Responses:
         if event.caused_by in self._beside_requested and event.caused_by:
             del self._beside_requested[event.caused_by]
             return []
+        if event.code.rpartition(".")[2] == BUSY:
+            return self._busy(event)
         ours = self._requested
-        if ours is None or event.caused_by not in ("", ours.event_id):
+        if ours is None or event.benign or event.caused_by not in ("", ours.event_id):
             return []
         self._requested = None
-        if event.code == _BUSY:
-            # The service began an answer of its own (the user spoke): ask again when that one ends.
-            self._held.appendleft(ours)
+        return self._next()
+
+    def _busy(self, event: ErrorReceived) -> list[Command]:
+        """The service began an answer of its own (the user spoke) before it saw our request: ask again when that one ends."""
+        if self._requested is not None and event.caused_by in ("", self._requested.event_id):
+            self._held.appendleft(self._requested)
+            self._requested = None
             self._active = self._active or _ON_ITS_WAY
-            return []
-        return self._next() if event.caused_by else []
+        elif self._assumed is not None and (event.caused_by == self._assumed.event_id or (self._active and not event.caused_by)):
+            # That answer was told before this error, and was taken for ours.
+            self._held.appendleft(self._assumed)
+            self._assumed = None
+        return self._next()
 
     def _next(self) -> list[Command]:
         if self._active or self._requested is not None or not self._held:
             return []
         # A fresh command: the id of the first try may already be tied to an error.
-        self._requested = attrs.evolve(self._held.popleft(), event_id="")
-        return [self._requested]
+        return self._ask(attrs.evolve(self._held.popleft(), event_id=""))
+
+    def _ask(self, command: CreateResponse) -> list[Command]:
+        self._requested = command
+        self._requested_left = False
+        return [command]

@@ -31,7 +31,7 @@ __all__ = ["DIALECTS", "RealtimeServer"]
 
 DIALECTS: dict[str, type[FamilySpelling]] = {"openai": OpenAISpelling, "xai": XAISpelling}
 _STOP_SECONDS = 3.0
-_GOODBYE_SECONDS = 1.2
+_GOODBYE_SECONDS = 0.5  # for clients to answer the close frame
 _MOST_REMEMBERED = 1000
 _log = logging.getLogger(__name__)
 

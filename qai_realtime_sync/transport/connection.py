@@ -298,7 +298,7 @@ class Connection:
         try:
             while True:
                 with self._lock:
-                    if self._pump() or check():
+                    if check() or self._pump():
                         return True
                 ready = wait_ready([(self._stream.sock, WRITE)], seconds_until(deadline))
                 if not ready and deadline is not None and time.monotonic() >= deadline:

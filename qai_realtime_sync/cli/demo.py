@@ -1,0 +1,101 @@
+"""``qai-realtime demo``: a caller and the local server talk to each other, live, measured and recorded."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from qai_realtime_sync.cli.demo_call import DemoCall
+from qai_realtime_sync.errors import ConfigError
+
+__all__ = ["add_arguments", "run"]
+
+_FILES = ("conversation.wav", "transcript.json", "events.jsonl")
+_MOST_FOLDERS = 1000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the demo."""
+    parser.add_argument("--out", metavar="FOLDER", help="where the recording goes (default: a new folder qai-demo, qai-demo-2 … here)")
+    parser.add_argument("--wav", metavar="FILE", help="your own recording as the caller; the small recogniser may mishear it")
+    parser.add_argument("--fast", action="store_true", help="the first two turns only, without waiting for what is spoken")
+    parser.add_argument("--light", action="store_true", help="tones instead of voices; needs much less, recognises no words")
+    parser.add_argument("--tls", action="store_true", help="over wss, with a certificate made on the fly")
+    parser.add_argument("--url", help="talk to this address instead of a local server, like https://api.quantumencoding.ai")
+    parser.add_argument("--key", help="the key for --url (default: the environment variable QAI_API_KEY)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo; return 0 if everything that must happen did, 130 after Ctrl-C, 143 after SIGTERM."""
+    print("qai-realtime demo: a caller and a voice service talk to each other over a real WebSocket.", flush=True)
+    if arguments.url and (arguments.tls or arguments.light):
+        raise ConfigError("--tls and --light are for the local server; they do not go with --url")
+    if arguments.wav and arguments.fast:
+        raise ConfigError("--fast plays the first two scripted turns; it does not go with --wav")
+    folder = _folder(arguments.out)
+    print(f"recording to {folder}{os.sep} ({', '.join(_FILES)})", flush=True)
+    call = DemoCall(folder, arguments)
+    stopped = 0
+    try:
+        with _signals():
+            call.talk()
+    except KeyboardInterrupt:
+        stopped = 130
+    except _TerminatedError:
+        stopped = 143
+    if stopped:
+        print(f"\nstopped; what was recorded until now is in {folder}{os.sep}", flush=True)
+        return stopped
+    return call.report()
+
+
+def _folder(wanted: str | None) -> pathlib.Path:
+    """Return the folder for the recording; one that was not asked for by name is always a new one."""
+    if wanted is not None:
+        folder = pathlib.Path(wanted)
+        if any((folder / name).exists() for name in _FILES):
+            print(f"replacing the recording that is in {folder}{os.sep}", flush=True)
+        return folder
+    for number in range(1, _MOST_FOLDERS):
+        folder = pathlib.Path("qai-demo" if number == 1 else f"qai-demo-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue
+        except OSError:  # not our folder, or a disk that cannot be written to
+            break
+    return pathlib.Path(tempfile.mkdtemp(prefix="qai-demo-"))
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM came; like KeyboardInterrupt, nobody but `run` may catch it."""
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM end what runs; further ones must not disturb the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if not came:
+            came = True
+            raise KeyboardInterrupt if number == signal.SIGINT else _TerminatedError
+
+    old = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

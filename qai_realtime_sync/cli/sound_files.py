@@ -1,0 +1,46 @@
+"""Sound from and to WAV files, as the commands need it: PCM16, one channel."""
+
+from __future__ import annotations
+
+import os
+import wave
+from array import array
+
+from qai_realtime_sync.audio import AudioFormat, Converter
+from qai_realtime_sync.errors import ConfigError
+
+__all__ = ["read_wav", "write_wav"]
+
+
+def read_wav(path: str | os.PathLike[str], audio: AudioFormat) -> bytes:
+    """Return the sound of a WAV file, 8 or 16 bit, any rate, its channels mixed to one, as PCM16 in the rate of ``audio``.
+
+    Raises: `ConfigError` if it cannot be read.
+    """
+    try:
+        with wave.open(os.fspath(path), "rb") as file:
+            channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
+            data = file.readframes(file.getnframes())
+    except (OSError, EOFError, wave.Error) as error:
+        raise ConfigError(f"{str(path)!r} cannot be read as a WAV file: {error}", code="invalid_wav") from error
+    if width not in (1, 2):
+        raise ConfigError(f"{str(path)!r} has {8 * width} bits per sample; save it with 16 bits (PCM)", code="invalid_wav")
+    samples = array("h", (256 * (value - 128) for value in data)) if width == 1 else array("h", data[: len(data) // 2 * 2])
+    if channels > 1:
+        samples = array("h", (sum(samples[at : at + channels]) // channels for at in range(0, len(samples) - channels + 1, channels)))
+    if not samples:
+        raise ConfigError(f"{str(path)!r} holds no sound", code="invalid_wav")
+    converter = Converter(AudioFormat("pcm16", rate), audio)
+    return converter.convert(samples.tobytes()) + converter.flush()
+
+
+def write_wav(path: str | os.PathLike[str], pcm: bytes, audio: AudioFormat) -> None:
+    """Write PCM16 as a WAV file of one channel. Raises: `ConfigError` if that cannot be."""
+    try:
+        with wave.open(os.fspath(path), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(audio.sample_rate)
+            file.writeframes(pcm)
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror or error}", code="invalid_path") from error

@@ -1,0 +1,54 @@
+"""Which dialect tells which event and has a word for which command, as Markdown: ``python -m qai_realtime_sync.dialects.table``."""
+
+from __future__ import annotations
+
+import sys
+
+from qai_realtime_sync.commands import COMMANDS
+from qai_realtime_sync.dialects import DIALECTS, Dialect
+from qai_realtime_sync.dialects.base import unsupported_commands
+from qai_realtime_sync.dialects.rows import events_of
+
+__all__ = ["command_table", "event_table", "main"]
+
+_SHOWN: dict[str, type[Dialect]] = {name: made for name, made in DIALECTS.items() if name != "gateway"}
+
+
+def event_table() -> dict[str, dict[str, list[str]]]:
+    """Return event name -> dialect -> the wire names it comes from; spellings with underscores for dots are left out."""
+    table: dict[str, dict[str, list[str]]] = {}
+    for dialect, made in _SHOWN.items():
+        respelled = {tag.replace(".", "_") for tag in made.decoders if "." in tag}
+        for tag, decoder in made.decoders.items():
+            if tag not in respelled:
+                for event in events_of(decoder):
+                    table.setdefault(event.event_name, {}).setdefault(dialect, []).append(tag)
+    return dict(sorted(table.items()))
+
+
+def command_table() -> dict[str, dict[str, str]]:
+    """Return command name -> dialect -> ``sent``, ``answered`` (the service answers by itself) or ``-``."""
+    table: dict[str, dict[str, str]] = {}
+    for name, command in sorted(COMMANDS.items()):
+        for dialect, made in _SHOWN.items():
+            refused = command in unsupported_commands(made.encoders)
+            word = "-" if refused else "answered" if command in made.traits.answers_by_itself else "sent"
+            table.setdefault(name, {})[dialect] = word
+    return table
+
+
+def main() -> None:
+    """Print both tables."""
+    head = f"| {' | '.join(_SHOWN)} |\n|---{'|---' * len(_SHOWN)}|"
+    lines = [f"| event {head}"]
+    for event, sources in event_table().items():
+        cells = (", ".join(f"`{tag}`" for tag in sources.get(dialect, [])) or "-" for dialect in _SHOWN)
+        lines.append(f"| `{event}` | {' | '.join(cells)} |")
+    lines += ["", f"| command {head}"]
+    for command, words in command_table().items():
+        lines.append(f"| `{command}` | {' | '.join(words.values())} |")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
