@@ -217,8 +217,12 @@ class _Player:
 
     def _say(self, text: str, pcm: bytes, *, words: bool = True, after: float = 0.0) -> None:
         spoken = Spoken(text, words=words)
+        shown = text if words else f"{text} (tones)"
+        if self._clock.skips:
+            self._live.line("caller", shown)
         self._caller.say(pcm, after=after)
-        self._live.line("caller", text if words else f"{text} (tones)")
+        if not self._clock.skips:
+            self._live.line("caller", shown)
         spoken.ended_at = self._caller.wait(len(pcm) / _AUDIO.bytes_per_second + _STEP)
         self._turns.append(spoken)
 

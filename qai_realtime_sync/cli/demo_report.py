@@ -151,7 +151,7 @@ def checks_of(measured: Measured, turns: Sequence[Spoken], rows: Sequence[Row], 
 def checks_of_recording(rows: Sequence[Row]) -> list[Check]:
     """What can be asked of a conversation with an unknown caller: was something heard, and answered?"""
     answered = sum(row.latency is not None for row in rows)
-    return [Check(answered > 0, f"{len(rows)} turns were heard, {answered} of them answered with sound")]
+    return [Check(answered > 0, f"turns that were heard: {len(rows)}, answered with sound: {answered}")]
 
 
 def _interruption(measured: Measured, server: Mapping[str, Any] | None) -> Check:

@@ -10,6 +10,7 @@ from qai_realtime_sync import (
     ErrorReceived,
     FunctionCall,
     HandlerFailed,
+    ItemTruncated,
     PlaybackStopped,
     RealtimeClient,
     Reconnecting,
@@ -40,6 +41,7 @@ class Live:
         client.on(TranscriptFailed, lambda event: self.line("heard", f"(no transcript: {event.message})"), background=True)
         client.on(SpeechStarted, lambda event: self.line("", "(the caller is heard)"), background=True)
         client.on(PlaybackStopped, self._stopped, background=True)
+        client.on(ItemTruncated, self._truncated, background=True)
         client.on(FunctionCall, lambda event: self.line("tool", f"{event.name}({event.arguments})"), background=True)
         client.on(ErrorReceived, self._error, background=True)
         client.on(HandlerFailed, lambda event: self.line("error", f"{event.handler}: {event.error}"), background=True)
@@ -80,6 +82,10 @@ class Live:
     def _stopped(self, event: PlaybackStopped) -> None:
         if event.reason != "finished":
             self.line("", f"(the answer stops: {event.heard_ms / 1000:.1f} s of it were heard)")
+
+    def _truncated(self, event: ItemTruncated) -> None:
+        kept = f", keeping: {event.transcript.strip()}" if event.transcript.strip() else ""
+        self.line("", f"(the service cuts it at {event.audio_end_ms} ms{kept})")
 
     def _error(self, event: ErrorReceived) -> None:
         if not event.benign:

@@ -20,7 +20,10 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "a spoken conversation with the local server: no key, no network, no sound card"),
     "serve": ("serve", "run the local realtime server"),
+    "say": ("say", "say a sentence, or a recording, to a service and hear its answer"),
+    "transcribe": ("transcribe", "have a recording written down by a service"),
     "session": ("session", "create, refresh or end a session at the gateway"),
+    "doctor": ("doctor", "look whether everything that is needed is here, and what is missing"),
 }
 # Errors of the program's surroundings, not of what was typed.
 _NOT_USAGE = frozenset({"missing_dependency", "cannot_listen", "invalid_path"})

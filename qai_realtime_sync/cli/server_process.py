@@ -97,8 +97,11 @@ class ServerProcess:
         process = self._process
         if process is None:
             return
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.close()
+        if not self.url:
+            process.terminate()  # it still loads its voices, and there is nothing to be ended in order
         try:
             process.wait(_STOP_WITHIN)
         except subprocess.TimeoutExpired:

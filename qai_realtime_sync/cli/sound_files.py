@@ -1,4 +1,4 @@
-"""Sound from and to WAV files, as the commands need it: PCM16, one channel."""
+"""Sound from and to WAV files, and from there to a service: PCM16, one channel."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 import wave
 from array import array
 
+from qai_realtime_sync import RealtimeClient
 from qai_realtime_sync.audio import AudioFormat, Converter
 from qai_realtime_sync.errors import ConfigError
 
-__all__ = ["read_wav", "write_wav"]
+__all__ = ["read_wav", "send_all", "write_wav"]
 
 
 def read_wav(path: str | os.PathLike[str], audio: AudioFormat) -> bytes:
@@ -44,3 +45,10 @@ def write_wav(path: str | os.PathLike[str], pcm: bytes, audio: AudioFormat) -> N
             file.writeframes(pcm)
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror or error}", code="invalid_path") from error
+
+
+def send_all(client: RealtimeClient, pcm: bytes, audio: AudioFormat) -> None:
+    """Send a recording as fast as the network takes it, never more than a second ahead of it. Raises: `RealtimeError`."""
+    for start in range(0, len(pcm), audio.bytes_per_second):
+        client.send_audio(pcm[start : start + audio.bytes_per_second])
+        client.drain()

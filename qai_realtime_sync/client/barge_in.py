@@ -50,6 +50,11 @@ def stop_playing(call: Call, reason: Literal["barge_in", "interrupt"]) -> list[E
     stopped = call.playback.stop(reason) if call.playback is not None else None
     if stopped is None:
         return []
+    if stopped.error is not None:
+        call.sink_failed(stopped.event, stopped.error)
+    timer, call.playback_timer = call.playback_timer, None
+    if timer is not None:
+        timer.cancel()  # it was set for the end of what is not played any more
     call.make_void(stopped.void)
     active = call.responses.active
     if active and active in stopped.void:

@@ -45,7 +45,7 @@ from qai_realtime_sync.errors import (
     RealtimeError,
     UnsupportedCommandError,
 )
-from qai_realtime_sync.events import Closed, ErrorReceived, Event, FunctionCall, HandlerFailed, StateChanged
+from qai_realtime_sync.events import Closed, ErrorReceived, Event, FunctionCall, HandlerFailed, SessionReady, StateChanged
 
 if TYPE_CHECKING:
     from qai_realtime_sync.client.access import Access
@@ -86,6 +86,7 @@ class Call:
         self.connected_at = 0.0
         self.handlers = Handlers(self._in_background, self.handler_failed)
         self.waiting = Waiting()
+        self.asking = threading.Lock()  # a turnstile, no guard: one `ask` at a time
         self.outbox = Outbox(
             max_commands=options.max_commands,
             max_audio=options.max_audio,
@@ -99,7 +100,13 @@ class Call:
         self.lane = Lane("qai-lane")
         self.sound = SoundPath(self.config)
         self.responses = Responses()
-        self.pool = ToolPool(size=options.tool_threads, answer=self._tool_answered, failed=self._tool_failed, after=self.sender.after)
+        self.pool = ToolPool(
+            size=options.tool_threads,
+            answer=self._tool_answered,
+            failed=self._tool_failed,
+            after=self.sender.after,
+            wanted=lambda call_id: self.calls.is_wanted(call_id),
+        )
         self.calls = ToolCalls(run=self.pool.run, is_theirs=self._is_theirs, items=True, asks=True)
         for tool in self.config.tools:
             if isinstance(tool, Tool):
@@ -195,13 +202,31 @@ class Call:
         with self.lock:
             self._settling += 1
         try:
-            for one in self.calls.answer(command, respond=respond):
-                self.submit(one)
+            if self.calls.answer(command):
+                self._give(command, respond)
         finally:
             with self.lock:
                 self._settling -= 1
         self.settled()
         return command.event_id
+
+    def _give(self, command: SendFunctionResult, respond: bool) -> None:
+        try:
+            self.submit(command)
+        except RealtimeError:
+            self.calls.not_sent(command.call_id)
+            raise
+        # Only now, and not with the result: the request must not overtake the result that another thread is about to give.
+        for request in self.calls.sent(command.call_id, respond=respond):
+            self.submit(request)
+
+    def follow_tools(self, event: Event) -> None:
+        """Let the tools see an event; what they answer by themselves goes out."""
+        for command in self.calls.told(event):
+            if isinstance(command, SendFunctionResult):
+                self._answer_quietly(command)
+            else:
+                self.submit_quietly([command])
 
     @property
     def is_busy(self) -> bool:
@@ -233,6 +258,13 @@ class Call:
             self.planned = why
         self.outbox.pause()
         self.sender.after(0, lambda: connection.close(1000, "", timeout=1.0))
+
+    def adopt_formats(self, event: SessionReady) -> None:
+        """Take and send sound as the service does from now on. Raises: `ConfigError` if it cannot be converted."""
+        assert self.dialect is not None
+        traits = self.dialect.traits
+        self.sound.service_wants(event.input_format or traits.fixed_input, event.output_format or traits.fixed_output)
+        self.outbox.measure(self.sound.sends.bytes_per_second)
 
     def add_tool(self, tool: Tool) -> None:
         """Register a tool for the next connect. Raises: `ConfigError` once connected, or for a name that is taken."""
@@ -412,11 +444,13 @@ class Call:
     # -- tools ----------------------------------------------------------------------------------------------------------------
 
     def _tool_answered(self, call: FunctionCall, output: str, is_error: bool) -> None:
-        command = SendFunctionResult(call_id=call.call_id, output=output, name=call.name, is_error=is_error)
+        self._answer_quietly(SendFunctionResult(call_id=call.call_id, output=output, name=call.name, is_error=is_error))
+
+    def _answer_quietly(self, command: SendFunctionResult) -> None:
         try:
             self.answer_call(command, respond=True)
         except RealtimeError as error:
-            log.warning("the result of %s was not sent: %s", call.name, error)
+            log.warning("the result of %s was not sent: %s", command.name, error)
 
     def _is_theirs(self, name: str) -> bool:
         return self.handlers.any_for(FunctionCall) or any(_tool_name(tool) == name for tool in self.config.tools)

@@ -30,8 +30,35 @@ def _check_policy(_: object, __: object, value: object) -> None:
 
 
 def _check_seconds(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+    if value is None and attribute.default is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ConfigError(f"{attribute.name} must be a number of seconds above 0, not {value!r}")
+
+
+def _check_seconds_or_never(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None:
+        _check_seconds(owner, attribute, value)
+
+
+def _check_not_negative(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ConfigError(f"{attribute.name} must be a number of seconds, 0 or more, not {value!r}")
+
+
+def _check_count(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{attribute.name} must be a whole number above 0, not {value!r}")
+
+
+def _check_optional_flag(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise ConfigError(f"{attribute.name} must be True, False or None, not {value!r}")
+
+
+def _check_headers(_: object, __: object, value: object) -> None:
+    if not isinstance(value, Mapping) or not all(isinstance(part, str) for pair in value.items() for part in pair):
+        raise ConfigError("headers must be a dict of text to text")  # the values may be secret: none is shown
 
 
 def _check_overflow(_: object, __: object, value: object) -> None:
@@ -80,20 +107,20 @@ class Options:
     mint: bool = False
     dialect: Any = "auto"
     reconnect: ReconnectPolicy | None = attrs.field(factory=ReconnectPolicy, converter=policy_of)
-    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_check_headers)
     connect_timeout: float | None = attrs.field(default=None, validator=_check_seconds)
     close_timeout: float = attrs.field(default=3.0, validator=_check_seconds)
-    ping_interval: float | None = attrs.field(default=10.0, validator=_check_seconds)
+    ping_interval: float | None = attrs.field(default=10.0, validator=_check_seconds_or_never)
     pong_timeout: float = attrs.field(default=8.0, validator=_check_seconds)
     silent_after: float = attrs.field(default=20.0, validator=_check_seconds)
     on_handler_error: str = attrs.field(default="log", validator=_check_policy)
-    barge_in: bool | None = None
-    min_speech: float = 0.0
+    barge_in: bool | None = attrs.field(default=None, validator=_check_optional_flag)
+    min_speech: float = attrs.field(default=0.0, validator=_check_not_negative)
     overflow: str = attrs.field(default="error", validator=_check_overflow)
-    max_commands: int = 1000
+    max_commands: int = attrs.field(default=1000, validator=_check_count)
     max_audio: float = attrs.field(default=30.0, validator=_check_seconds)
-    tool_threads: int = 4
-    max_size: int = 16 * 2**20
+    tool_threads: int = attrs.field(default=4, validator=_check_count)
+    max_size: int = attrs.field(default=16 * 2**20, validator=_check_count)
     ssl_context: Any = attrs.field(default=None, repr=False)
     proxy: str | Literal[False] | None = attrs.field(default=None, repr=False)
     allow_insecure: bool = False

@@ -73,10 +73,7 @@ def _conversation_created(call: Call, event: ConversationCreated) -> list[Event]
 def _session_ready(call: Call, event: SessionReady) -> list[Event]:
     assert call.dialect is not None
     call.session_id = event.session_id or call.session_id
-    traits = call.dialect.traits
-    call.sound.service_wants(
-        event.input_format or traits.fixed_input or None, event.output_format or traits.fixed_output or None
-    )
+    call.adopt_formats(event)
     connection = call.connection
     opened = call.to_state("open")
     if opened is None or connection is None:
@@ -167,7 +164,7 @@ def _response_created(call: Call, event: ResponseCreated) -> list[Event]:
 
 def _response_done(call: Call, event: ResponseDone) -> list[Event]:
     call.post_held(call.responses.told(event))
-    call.submit_quietly(call.calls.told(event))
+    call.follow_tools(event)
     if call.playback is not None:
         call.playback.told(event)
         watch_playback(call)
@@ -186,14 +183,14 @@ def _playback_stopped(call: Call, event: PlaybackStopped) -> list[Event]:
 
 
 def _interrupted(call: Call, event: Interrupted) -> list[Event]:
-    if call.playback is None:
+    if call.playback is None or call.options.barge_in is False:
         return []
     call.make_void([event.response_id])
     return stop_playing(call, "barge_in")
 
 
 def _tool(call: Call, event: Event) -> list[Event]:
-    call.submit_quietly(call.calls.told(event))
+    call.follow_tools(event)
     return []
 
 

@@ -161,6 +161,8 @@ class Reader:
         if closing:
             connection.abort()
         traits = dialect.traits
+        call.sound.service_wants(traits.fixed_input, traits.fixed_output)  # sound may be held for it before the service says so
+        call.outbox.measure(call.sound.sends.bytes_per_second)
         call.calls.serves(items=traits.items, asks=SendFunctionResult not in traits.answers_by_itself)
         self._resumed = self._resume is not None and traits.resumable
         call.history_due = False
@@ -196,6 +198,7 @@ class Reader:
         """Before readiness: the first `SessionReady` opens; after a reconnect `Reconnected` is told behind it."""
         for at, event in enumerate(events):
             if isinstance(event, SessionReady):
+                self._call.adopt_formats(event)
                 self._opened_at = self._call.clock()
                 self._vigil.opened()
                 self._call.history_due = not self._resumed and (self._opened_once or bool(self._call.seed))
@@ -291,6 +294,8 @@ class Reader:
                 )
             )
         call.calls.reset()
+        if call.playback is not None:
+            call.playback.lost()
         call.deliver(told)
         call.responses.reset()
         changed = call.to_state("backoff")

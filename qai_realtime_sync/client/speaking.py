@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import attrs
 
 from qai_realtime_sync.audio import b64decode
 from qai_realtime_sync.client import barge_in
+from qai_realtime_sync.client.waiting import EventStream
 from qai_realtime_sync.commands import (
     ApproveMcpCall,
     CancelResponse,
@@ -148,23 +149,30 @@ class Speaking:
         call.check_process()
         call.check_not_in_handler("ask")
         deadline = monotonic() + timeout
-        stream = call.waiting.stream()
+        # A conversation has one answer at a time: a second thread's question waits for the end of the first one's.
+        if not call.asking.acquire(timeout=max(0.0, timeout)):
+            raise RealtimeTimeoutError(f"another thread's ask() had no finished answer for {timeout:g} s")
+        stream = _AnswerStream(lambda: call.is_busy)
         try:
-            event_id = self.send_text(text)
-            collected = _Collected(event_id)
-            while True:
-                try:
-                    event = stream.next(max(0.0, deadline - monotonic()))
-                except RealtimeTimeoutError:
-                    raise RealtimeTimeoutError(
-                        f"no finished answer within {timeout:g} s; the conversation is {call.lifecycle.state}"
-                    ) from None
-                if collected.add(event) and not call.is_busy:
-                    return collected.answer
-                if isinstance(event, Closed):
-                    raise call.waiting.ended(ResponseDone)
+            call.waiting.feed(stream)
+            return self._collect(_Collected(self.send_text(text)), stream, deadline, timeout)
         finally:
             call.waiting.forget(stream)
+            call.asking.release()
+
+    def _collect(self, collected: _Collected, stream: _AnswerStream, deadline: float, timeout: float) -> Answer:
+        call = self._call
+        while True:
+            try:
+                event = stream.next(max(0.0, deadline - monotonic()))
+            except RealtimeTimeoutError:
+                raise RealtimeTimeoutError(
+                    f"no finished answer within {timeout:g} s; the conversation is {call.lifecycle.state}"
+                ) from None
+            if collected.add(event) and stream.is_last(event):
+                return collected.answer
+            if isinstance(event, Closed):
+                raise call.waiting.ended(ResponseDone)
 
     # -- answers ---------------------------------------------------------------------------------------------------------------
 
@@ -212,8 +220,8 @@ class Speaking:
     ) -> str:
         """Give the result of a function call: text as it is, anything else as JSON.
 
-        When it is the last missing result of its answer, the next answer is asked for, once, as soon as no other runs; not with
-        ``respond=False``, nor where the service goes on by itself. A second result for one call is dropped.
+        When it is the last missing result of its answer, the next answer is asked for, once, as soon as no other runs; not if all of
+        its results were given with ``respond=False``, nor where the service goes on by itself. A second result for one call is dropped.
 
         Raises: `ConfigError` for an empty call id, or a result without a JSON form.
         """
@@ -298,6 +306,24 @@ class Speaking:
         return dialect.traits.answers_by_itself if dialect is not None else frozenset()
 
 
+class _AnswerStream(EventStream):
+    """Notes of each end of an answer whether another answer follows, in the moment it is told: later it may have come and gone."""
+
+    def __init__(self, is_busy: Callable[[], bool]) -> None:
+        super().__init__()
+        self._is_busy = is_busy
+        self._followed: list[Event] = []
+
+    def offer(self, event: Event) -> None:
+        if isinstance(event, ResponseDone) and self._is_busy():
+            self._followed.append(event)
+        super().offer(event)
+
+    def is_last(self, event: Event) -> bool:
+        """True if nothing followed this end of an answer."""
+        return not any(event is one for one in self._followed)
+
+
 @attrs.define
 class _Collected:
     """What belongs to the answer that `Speaking.ask` waits for."""
@@ -317,12 +343,18 @@ class _Collected:
             self._text(event.response_id, event.item_id, event.transcript)
         elif isinstance(event, TextDone) and mine:
             self._text(event.response_id, event.item_id, event.text)
-        elif isinstance(event, ErrorReceived) and event.caused_by == self.event_id and not event.benign:
+        elif isinstance(event, ErrorReceived) and not event.benign and self._concerns(event):
             raise ApiError(event.message, code=event.code or event.type or "api_error")
         elif isinstance(event, ResponseDone) and mine:
             self._done(event)
             return True
         return False
+
+    def _concerns(self, event: ErrorReceived) -> bool:
+        """The question, or a request for its answer, was refused; a service that does not say what it means means the last thing."""
+        if event.caused_by:
+            return event.caused_by == self.event_id or (isinstance(event.command, CreateResponse) and not event.command.out_of_band)
+        return event.fatal or not self.answer.response_ids
 
     def _text(self, response_id: str, item_id: str, text: str) -> None:
         self.texts[(response_id, item_id)] = text.strip()

@@ -122,6 +122,11 @@ class Waiting:
     def stream(self, size: int = _STREAM_SIZE, *, look_back: bool = False) -> EventStream:
         """Make a stream of the events from now on, or of those kept since this thread's mark too."""
         stream = EventStream(size)
+        self.feed(stream, look_back=look_back)
+        return stream
+
+    def feed(self, stream: EventStream, *, look_back: bool = False) -> None:
+        """Give a stream the events from now on, or those kept since this thread's mark too."""
         with self._lock:
             past = [event for _, event in self._since(Event)] if look_back else []
             closed = self._closed
@@ -129,7 +134,6 @@ class Waiting:
             for event in past or ([closed] if closed is not None else []):
                 stream.offer(event)
             self._streams += (stream,)
-        return stream
 
     def forget(self, stream: EventStream) -> None:
         """Stop feeding a stream."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 import threading
 from collections.abc import Callable
 from typing import Literal, Protocol
@@ -15,7 +16,9 @@ from qai_realtime_sync.events import AudioDelta, Event, PlaybackStopped, Respons
 
 __all__ = ["Playback", "Sink", "Stopped"]
 
+_log = logging.getLogger("qai_realtime_sync")
 _REMEMBERED = 64
+_ROUNDING_MS = 1.0  # a sink may count whole milliseconds, and two sums of the same pieces differ in their last digits
 
 
 class Sink(Protocol):
@@ -40,6 +43,7 @@ class _Piece:
     content_index: int
     begins: float
     length: float = 0.0
+    can_be_cut: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +53,8 @@ class Stopped:
     event: PlaybackStopped
     cuts: list[Command]
     void: list[str]
+    error: Exception | None = None
+    """What the sink's ``clear()`` raised."""
 
 
 class Playback:
@@ -63,6 +69,7 @@ class Playback:
         self._written = 0.0
         self._ended: collections.deque[str] = collections.deque(maxlen=_REMEMBERED)
         self._running_dry = 0.0
+        self._clock_failed = False
 
     def told(self, event: Event) -> None:
         """Follow the service: sound is written to the sink."""
@@ -91,12 +98,12 @@ class Playback:
             piece = self._current()
             if piece is None:
                 return None
-            self._sink.clear()
+            error = self._clear()
             cuts: list[Command] = []
             void: list[str] = []
             for unheard in self._pieces:
                 heard = min(max(0.0, played - unheard.begins), unheard.length)
-                if unheard.item_id and (heard < unheard.length or unheard.response_id not in self._ended):
+                if unheard.item_id and unheard.can_be_cut and (heard < unheard.length or unheard.response_id not in self._ended):
                     cuts.append(
                         TruncateItem(item_id=unheard.item_id, audio_end_ms=int(heard), content_index=unheard.content_index)
                     )
@@ -112,12 +119,26 @@ class Playback:
             received_ms=int(piece.length),
             reason=reason,
         )
-        return Stopped(event=event, cuts=cuts, void=void)
+        return Stopped(event=event, cuts=cuts, void=void, error=error)
+
+    def lost(self) -> None:
+        """The connection is gone: what came is played to its end, nothing comes after it, and no item can be cut any more."""
+        with self._lock:
+            for piece in self._pieces:
+                piece.can_be_cut = False
+                self._ended.append(piece.response_id)
+
+    def _clear(self) -> Exception | None:
+        try:
+            self._sink.clear()
+        except Exception as error:  # told by the caller, when the lock is free; the service must learn what was heard all the same
+            return error
+        return None
 
     def finished(self) -> PlaybackStopped | None:
         """If an answer is over and was played to its end, forget it and return what to tell."""
         with self._lock:
-            if not self._pieces or self._played() < self._written:
+            if not self._pieces or self._played() + _ROUNDING_MS < self._written:
                 return None
             piece = self._pieces[-1]
             if piece.response_id not in self._ended:
@@ -143,11 +164,10 @@ class Playback:
                 )
                 self._pieces.append(piece)
             milliseconds = len(event.audio) * 1000 / self._audio.bytes_per_second
-            if not hasattr(self._sink, "played_ms"):
-                self._running_dry = max(self._running_dry, self._clock()) + milliseconds / 1000
+            self._sink.write(event.audio)
+            self._running_dry = max(self._running_dry, self._clock()) + milliseconds / 1000
             piece.length += milliseconds
             self._written += milliseconds
-            self._sink.write(event.audio)
 
     def _current(self) -> _Piece | None:
         """The item that is heard now: the one the played time falls into, or the last if the answer is still being made."""
@@ -159,8 +179,13 @@ class Playback:
         return last if last is not None and last.response_id not in self._ended else None
 
     def _played(self) -> float:
-        played = getattr(self._sink, "played_ms", None)
-        if played is None:
-            # No clock of its own: what was written plays in real time from when it came.
-            return self._written - max(0.0, self._running_dry - self._clock()) * 1000
-        return float(played() if callable(played) else played)
+        try:
+            played = getattr(self._sink, "played_ms", None)
+            if played is not None:
+                return float(played() if callable(played) else played)
+        except Exception as error:  # a sink that cannot say is treated like one that has no clock, and said once
+            if not self._clock_failed:
+                self._clock_failed = True
+                _log.error("played_ms of the sink of play_to failed: what was heard is estimated", exc_info=error)
+        # No clock of its own: what was written plays in real time from when it came.
+        return self._written - max(0.0, self._running_dry - self._clock()) * 1000

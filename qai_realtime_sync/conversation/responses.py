@@ -14,6 +14,7 @@ __all__ = ["BUSY", "Responses"]
 
 BUSY = "conversation_already_has_active_response"
 _ON_ITS_WAY = "?"
+_REMEMBERED = 16
 
 
 class Responses:
@@ -27,7 +28,9 @@ class Responses:
         self._active = ""
         self._requested: CreateResponse | None = None
         self._requested_left = False  # it is on the wire: an answer that begins now is taken for its answer
-        self._assumed: CreateResponse | None = None  # the request that the running answer is taken for
+        # Requests whose answer is taken to have begun, by event id, newest last: an error may tell later that it was another's.
+        self._assumed: collections.OrderedDict[str, CreateResponse] = collections.OrderedDict()
+        self._taken_for = ""  # the one of them that the running answer is taken for
         self._held: collections.deque[CreateResponse] = collections.deque()
         self._beside: set[str] = set()
         self._beside_requested: dict[str, CreateResponse] = {}
@@ -107,7 +110,7 @@ class Responses:
             if self._requested is not None and self._requested_left:
                 self._held.appendleft(self._requested)
                 self._requested = None
-            self._assumed = None
+            self._assumed.clear()
             self._active = ""
             self._beside.clear()
             self._beside_requested.clear()
@@ -124,10 +127,15 @@ class Responses:
             self._beside.add(event.response_id)
             return
         self._active = event.response_id or _ON_ITS_WAY
-        self._assumed = self._requested if self._requested_left else None
-        if self._requested is not None and not self._requested_left:
-            self._held.appendleft(self._requested)  # an answer that nobody asked for came first: ours comes after it
-        self._requested = None
+        ours, self._requested = self._requested, None
+        self._taken_for = ""
+        if ours is not None and self._requested_left:
+            self._taken_for = ours.event_id
+            self._assumed[ours.event_id] = ours
+            if len(self._assumed) > _REMEMBERED:
+                self._assumed.popitem(last=False)
+        elif ours is not None:
+            self._held.appendleft(ours)  # an answer that nobody asked for came first: ours comes after it
 
     def _done(self, event: ResponseDone) -> list[Command]:
         if event.response_id in self._beside:
@@ -156,10 +164,11 @@ class Responses:
             self._held.appendleft(self._requested)
             self._requested = None
             self._active = self._active or _ON_ITS_WAY
-        elif self._assumed is not None and (event.caused_by == self._assumed.event_id or (self._active and not event.caused_by)):
+        elif event.caused_by in self._assumed:
             # That answer was told before this error, and was taken for ours.
-            self._held.appendleft(self._assumed)
-            self._assumed = None
+            self._held.appendleft(self._assumed.pop(event.caused_by))
+        elif self._active and self._taken_for in self._assumed and not event.caused_by:
+            self._held.appendleft(self._assumed.pop(self._taken_for))
         return self._next()
 
     def _next(self) -> list[Command]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -20,6 +21,7 @@ __all__ = ["ToolCalls", "ToolFailed", "ToolPool", "error_output"]
 
 ToolFailed: TypeAlias = Callable[[FunctionCall, str, BaseException], None]
 
+_log = logging.getLogger("qai_realtime_sync")
 _REMEMBERED = 512
 _UNFINISHED = ("cancelled", "failed", "incomplete")
 
@@ -32,9 +34,9 @@ def error_output(message: str) -> str:
 @attrs.define(eq=False)
 class _Call:
     event: FunctionCall
-    ours: bool
     started: bool = False
-    answered: bool = False
+    answered: bool = False  # a result was given: a second one is dropped
+    sent: bool = False  # and it is on its way to the service: the next answer may be asked for
     unwanted: bool = False
 
 
@@ -45,6 +47,7 @@ class _Round:
     calls: dict[str, _Call] = attrs.field(factory=dict)
     done: bool = False
     cancelled: bool = False
+    wants: bool = False  # a result was given that asks for the next answer
     asked: bool = False
 
 
@@ -120,37 +123,64 @@ class ToolCalls:
     # -- the service ----------------------------------------------------------------------------------------------------------
 
     def told(self, event: Event) -> list[Command]:
-        """Follow the service: start tools whose call is complete; answer calls of functions nobody has."""
+        """Follow the service: start tools whose call is complete.
+
+        Returns results for calls of functions that nobody has, to be handled like any other result, and requests for an answer.
+        """
         if isinstance(event, FunctionCall):
             return self._called(event)
         if isinstance(event, OutputItemDone):
             if event.item.type == "function_call" and event.item.status in ("", "completed"):
                 return self._start([event.item.call_id])
         elif isinstance(event, FunctionCallCancelled):
-            self._unwanted(event.call_id)
+            return self._unwanted(event.call_id)
         elif isinstance(event, ResponseDone):
             return self._done(event)
         return []
 
-    def answer(self, command: SendFunctionResult, *, respond: bool = True) -> list[Command]:
-        """A result is ready: return it, and the request for the next answer if it was the last one.
+    def answer(self, command: SendFunctionResult) -> bool:
+        """A result is ready: True if it is to be sent, and `sent` or `not_sent` is to be called then.
 
-        A second result for one call is dropped, and so is one that is not wanted any more. For a call nobody knows the answer is asked
-        for at once.
+        A second result for one call is dropped, and so is one that is not wanted any more.
         """
         with self._lock:
             found = self._find(command.call_id)
             if found is None:
-                return [command, CreateResponse()] if respond and self._asks else [command]
-            this_round, call = found
+                return True
+            call = found[1]
             if call.answered or call.unwanted:
-                return []
+                return False
             call.answered = True
             if not command.name:
                 command.name = call.event.name
-            if not respond:
-                this_round.asked = True
-            return [command, *self._follow_up(this_round)]
+            return True
+
+    def sent(self, call_id: str, *, respond: bool = True) -> list[Command]:
+        """A result is on its way: return the request for the next answer if it was the last one.
+
+        It is asked for if one of the answer's results wants it (``respond``); for a call nobody knows at once.
+        """
+        with self._lock:
+            found = self._find(call_id)
+            if found is None:
+                return [CreateResponse()] if respond and self._asks else []
+            this_round, call = found
+            call.sent = True
+            this_round.wants = this_round.wants or respond
+            return self._follow_up(this_round)
+
+    def not_sent(self, call_id: str) -> None:
+        """The result could not be sent: another may be given."""
+        with self._lock:
+            found = self._find(call_id)
+            if found is not None:
+                found[1].answered = False
+
+    def is_wanted(self, call_id: str) -> bool:
+        """False for a call whose result nobody waits for any more."""
+        with self._lock:
+            found = self._find(call_id)
+            return found is None or not (found[1].unwanted or found[1].answered)
 
     def reset(self) -> None:
         """The connection is gone and the service has forgotten the calls: results that come now are dropped."""
@@ -170,8 +200,8 @@ class ToolCalls:
 
     def _remember(self, event: FunctionCall) -> None:
         this_round = self._rounds.setdefault(event.response_id, _Round())
-        call = _Call(event, ours=event.name in self._tools and self._tools[event.name].function is not None)
-        call.answered = not event.expects_result
+        call = _Call(event)
+        call.answered = call.sent = not event.expects_result
         this_round.calls[event.call_id] = call
         self._round_of[event.call_id] = event.response_id
         while len(self._round_of) > _REMEMBERED:
@@ -183,7 +213,7 @@ class ToolCalls:
                     del self._rounds[response_id]
 
     def _start(self, call_ids: list[str]) -> list[Command]:
-        """Start what is ours, refuse what is nobody's; the program's own calls are left to it."""
+        """Start what is ours, return the refusal of what is nobody's; the program's own calls are left to it."""
         ready: list[FunctionCall] = []
         commands: list[Command] = []
         with self._lock:
@@ -199,7 +229,7 @@ class ToolCalls:
             elif not self._is_theirs(event.name) and event.expects_result:
                 known = ", ".join(sorted(self._tools)) or "none"
                 output = error_output(f"there is no function named {event.name}; known functions: {known}")
-                commands += self.answer(SendFunctionResult(call_id=event.call_id, output=output, name=event.name, is_error=True))
+                commands.append(SendFunctionResult(call_id=event.call_id, output=output, name=event.name, is_error=True))
         return commands
 
     def _done(self, event: ResponseDone) -> list[Command]:
@@ -219,11 +249,13 @@ class ToolCalls:
         with self._lock:
             return commands + self._follow_up(this_round)
 
-    def _unwanted(self, call_id: str) -> None:
+    def _unwanted(self, call_id: str) -> list[Command]:
         with self._lock:
             found = self._find(call_id)
-            if found is not None:
-                found[1].unwanted = True
+            if found is None:
+                return []
+            found[1].unwanted = True
+            return self._follow_up(found[0])  # perhaps it was the last one that was missing
 
     def _find(self, call_id: str) -> tuple[_Round, _Call] | None:
         this_round = self._rounds.get(self._round_of.get(call_id, ""))
@@ -231,10 +263,9 @@ class ToolCalls:
         return (this_round, call) if this_round is not None and call is not None else None
 
     def _follow_up(self, this_round: _Round) -> list[Command]:
-        if not self._asks or not this_round.done or this_round.cancelled or this_round.asked:
+        if not self._asks or not this_round.done or this_round.cancelled or this_round.asked or not this_round.wants:
             return []
-        calls = this_round.calls.values()
-        if not any(c.answered for c in calls) or any(not c.answered and not c.unwanted for c in calls):
+        if any(not c.sent and not c.unwanted for c in this_round.calls.values()):
             return []
         this_round.asked = True
         return [CreateResponse()]
@@ -244,6 +275,7 @@ class ToolPool:
     """A few threads named ``qai-tool`` that run tools, started when needed; daemons, so that a tool that hangs cannot keep the process.
 
     ``answer(call, output, is_error)`` is called with each result; ``failed`` with each exception; ``after(seconds, fn)`` runs a timer.
+    ``wanted(call_id)`` is asked before a tool is run: it may have waited for a thread longer than anybody waits for its result.
     """
 
     def __init__(
@@ -253,8 +285,10 @@ class ToolPool:
         answer: Callable[[FunctionCall, str, bool], None],
         failed: ToolFailed,
         after: Callable[[float, Callable[[], None]], object],
+        wanted: Callable[[str], bool],
     ) -> None:
         self._size = size
+        self._wanted = wanted
         self._answer = answer
         self._failed = failed
         self._after = after
@@ -294,13 +328,21 @@ class ToolPool:
                 if not self._queue:
                     return
                 call, tool = self._queue.popleft()
-            self._run(call, tool)
+            if self._wanted(call.call_id):
+                self._run(call, tool)
 
     def _run(self, call: FunctionCall, tool: Tool) -> None:
+        assert tool.function is not None
+        try:
+            given = _arguments(call, tool.function)
+        except ValueError as error:  # the model's mistake, which it can mend; the program has not failed
+            _log.warning("tool %s was called with wrong arguments: %s", tool.name, error)
+            self._answer(call, error_output(str(error)), True)
+            return
         late = f"{tool.name} did not answer within {tool.timeout:g} s"
         timer = self._after(tool.timeout, lambda: self._answer(call, error_output(late), True))
         try:
-            output = plain_result(self._call(call, tool))
+            output = plain_result(tool.function(**given))
         except BaseException as error:  # a tool's SystemExit must not end the pool in silence either
             self._failed(call, tool.name, error)
             self._answer(call, error_output(f"{type(error).__name__}: {error}"), True)
@@ -311,12 +353,13 @@ class ToolPool:
             if cancel is not None:
                 cancel()
 
-    def _call(self, call: FunctionCall, tool: Tool) -> Any:
-        try:
-            given = json.loads(call.arguments or "{}")
-        except ValueError as error:
-            raise ValueError(f"the arguments are not JSON: {error}") from None
-        if not isinstance(given, Mapping):
-            raise ValueError("the arguments are not a JSON object")
-        assert tool.function is not None
-        return tool.function(**bind_arguments(tool.function, given))
+
+def _arguments(call: FunctionCall, function: Callable[..., Any]) -> dict[str, Any]:
+    """The values to call a function with. Raises: ValueError, with words a model can act on."""
+    try:
+        given = json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the arguments are not JSON: {error}") from None
+    if not isinstance(given, Mapping):
+        raise ValueError("the arguments are not a JSON object")
+    return bind_arguments(function, given)

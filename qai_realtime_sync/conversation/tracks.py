@@ -42,7 +42,7 @@ class Track:
             self._cursor = max(at, self._cursor, self.end / self._rate)
             self._pad(round(self._cursor * self._rate))
             self._converter = Converter(source, self._target)
-        elif self._owed > 0 and -gap > self._late and self._is_silent(audio, source):
+        elif self._owed > 0 and -gap > duration / 2 and self._is_silent(audio, source):
             self._owed = max(0.0, self._owed - duration)
             return round(self._cursor * self._rate), round(self._cursor * self._rate)
         begins = round(self._cursor * self._rate)

@@ -58,10 +58,13 @@ def names() -> tuple[str, ...]:
     return tuple(DIALECTS)
 
 
-def choose(dialect: str | type[Dialect] = "auto", provider: str = "", url: str = "", model: str = "") -> type[Dialect]:
+def choose(
+    dialect: str | type[Dialect] = "auto", provider: str = "", url: str = "", model: str = "", *, gateway: bool = False
+) -> type[Dialect]:
     """Return a dialect's class, given by class or name; ``"auto"`` looks at provider, then address, then model, else takes xAI.
 
-    Raises: `ConfigError` for a name that does not exist.
+    ``gateway``: through the gateway's proxy, which speaks xAI's dialect for OpenAI's models too. A model says something only
+    by how it begins: ``gpt-`` is OpenAI's. Raises: `ConfigError` for a name that does not exist.
     """
     if isinstance(dialect, type) and issubclass(dialect, Dialect):
         return dialect
@@ -69,7 +72,8 @@ def choose(dialect: str | type[Dialect] = "auto", provider: str = "", url: str =
         raise ConfigError(f"there is no dialect {dialect!r}; use one of: auto, {', '.join(DIALECTS)}", code="unknown_dialect")
     if dialect != "auto":
         return DIALECTS[dialect]
-    return _PROVIDERS.get(provider.lower()) or _by_address(url) or (OpenAI if is_gpt(model) else XAI)
+    found = _PROVIDERS.get(provider.lower()) or _by_address(url) or (OpenAI if is_gpt(model) else XAI)
+    return XAI if gateway and found is OpenAI else found
 
 
 def _by_address(url: str) -> type[Dialect] | None:

@@ -64,7 +64,8 @@ class Dialect:
             payload = frame
             if type(frame) is not str and self.binary_is_sound():
                 return self.sound(payload)
-        if len(payload) > WORTHWHILE and self.sound_key and type(payload) is not str:
+        kind = type(payload)
+        if (kind is memoryview or kind is bytes) and len(payload) > WORTHWHILE and self.sound_key:
             found = cut(payload, self.sound_key)
             if found is not None and self.place(*found):
                 return self.understand(found[0])
@@ -143,6 +144,8 @@ def send_raw(dialect: Dialect, command: RawEvent) -> list[Frame]:
         return [Frame(value.encode(), True)]
     if isinstance(value, (bytes, bytearray, memoryview)):
         return [Frame(bytes(value), False)]
+    if not isinstance(value, Mapping):
+        raise TypeError(f"a message is a dict, text or bytes, not {type(value).__name__}")
     return json_frame(value)
 
 

@@ -22,22 +22,14 @@ def function_calls(value: Any) -> list[Value]:
 def partial_call(open_calls: dict[str, Any], call_id: str, given: Value) -> tuple[str | None, str]:
     """Return the arguments of a call as JSON text, ``None`` while more will come, and its new pieces as JSON text."""
     pieces = given.get("partialArgs")
-    if type(pieces) is list and pieces:
-        arguments = open_calls.get(call_id)
-        if arguments is None:
-            arguments = {}
-            remember(open_calls, call_id, arguments, limit=64)
-        for piece in pieces:
-            _put(arguments, read_mapping(piece))
+    arguments: Value = open_calls.pop(call_id, {})
+    for piece in pieces if type(pieces) is list else ():
+        _put(arguments, read_mapping(piece))
+    text = dumps(pieces).decode() if type(pieces) is list and pieces else ""
     if given.get("willContinue") is True:
-        open_calls.setdefault(call_id, {})
-        return None, _text(pieces)
-    arguments = open_calls.pop(call_id, {}) | read_mapping(given.get("args"))
-    return dumps(arguments).decode(), _text(pieces)
-
-
-def _text(pieces: Any) -> str:
-    return dumps(pieces).decode() if type(pieces) is list and pieces else ""
+        remember(open_calls, call_id, arguments, limit=64)
+        return None, text
+    return dumps(arguments | read_mapping(given.get("args"))).decode(), text
 
 
 def _put(arguments: Value, piece: Value) -> None:

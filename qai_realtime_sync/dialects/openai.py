@@ -120,7 +120,7 @@ class OpenAI(Dialect):
 
     def keep_call(self, item: Any) -> None:
         """Keep name and call id of a call's item."""
-        if type(item) is dict and item.get("type") in _CALLS and type(item_id := item.get("id")) is str:
+        if read_text(at(item, "type")) in _CALLS and type(item_id := item.get("id")) is str:
             call = Call(read_text(item.get("name")), read_text(item.get("call_id")), read_text(item.get("server_label")))
             remember(self.calls, item_id, call)
 

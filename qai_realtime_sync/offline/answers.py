@@ -142,7 +142,9 @@ def _date(situation: Situation, match: re.Match[str]) -> str:
 def _abilities(situation: Situation, match: re.Match[str]) -> str:
     names = [" ".join(str(tool.get("name")).replace("_", " ").split()) for tool in situation.tools if tool.get("name")]
     tools = f", and use your tools: {', '.join(names)}" if names else ""
-    return f"I can answer small questions, tell you the time, tell you a long story{tools}. I run on your own computer, without any network."
+    return (
+        f"I can answer small questions, tell you the time, tell you a long story{tools}. I run on your own computer, without any network."
+    )
 
 
 def _name(situation: Situation, match: re.Match[str]) -> str:

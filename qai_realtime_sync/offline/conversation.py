@@ -211,9 +211,7 @@ class Conversation:
             if item.kind != "message" or item.role != "assistant" or item.content != "audio":
                 raise RefusedError("invalid_value", "Only model output audio messages can be truncated.", param="item_id")
             if content_index != 0:
-                raise RefusedError(
-                    "invalid_value", f"Content part {content_index} of item '{item_id}' not found.", param="content_index"
-                )
+                raise RefusedError("invalid_value", f"Content part {content_index} of item '{item_id}' not found.", param="content_index")
             if not 0 <= audio_end_ms <= item.generated_ms:
                 raise RefusedError(
                     "invalid_value",
@@ -305,9 +303,7 @@ class Conversation:
         with self.lock:
             response = self.active
             if response_id and (response is None or response.id != response_id):
-                response = next(
-                    (one.response for one in self._replies if one.response.id == response_id and one.response.active), None
-                )
+                response = next((one.response for one in self._replies if one.response.id == response_id and one.response.active), None)
             if response is None:
                 raise RefusedError("response_cancel_not_active", "Cancellation failed: no active response found")
             self._end(response, "cancelled", "client_cancelled")

@@ -141,9 +141,7 @@ class FamilySpelling(abc.ABC):
 
     def _binary(self, message: bytes) -> None:
         if not self.session.binary_input:
-            raise RefusedError(
-                "invalid_event", "Binary frames are not supported: send JSON as text frames.", type="invalid_request_error"
-            )
+            raise RefusedError("invalid_event", "Binary frames are not supported: send JSON as text frames.", type="invalid_request_error")
         self._journal.received_sound(self.terms.number, len(message))
         self.conversation.hear(message)
 
@@ -243,9 +241,7 @@ class FamilySpelling(abc.ABC):
         if kind == "function_call_output":
             output = body.get("output")
             if not isinstance(output, str):
-                raise RefusedError(
-                    "invalid_type", f"Invalid type for '{param}.output': expected a string.", param=f"{param}.output"
-                )
+                raise RefusedError("invalid_type", f"Invalid type for '{param}.output': expected a string.", param=f"{param}.output")
             return Item(item_id, kind, call_id=_text(body, "call_id", param), output=output)
         if kind == "function_call":
             return Item(
@@ -316,9 +312,7 @@ class FamilySpelling(abc.ABC):
         self.send("input_audio_buffer.speech_stopped", audio_end_ms=fact.end_ms, item_id=fact.item.id)
 
     def _idle(self, fact: facts.IdleTimeout) -> None:
-        self.send(
-            "input_audio_buffer.timeout_triggered", item_id=fact.item.id, audio_start_ms=fact.start_ms, audio_end_ms=fact.end_ms
-        )
+        self.send("input_audio_buffer.timeout_triggered", item_id=fact.item.id, audio_start_ms=fact.start_ms, audio_end_ms=fact.end_ms)
 
     def _deleted(self, fact: facts.ItemDeleted) -> None:
         self.send("conversation.item.deleted", item_id=fact.item_id)

@@ -82,9 +82,7 @@ class HttpServer(ThreadedWSGIServer):
         """Serve a request in a thread of its own."""
         request.setblocking(True)
         self._count += 1
-        thread = threading.Thread(
-            target=self._serve, args=(request, client_address), name=f"qai-offline-http-{self._count}", daemon=True
-        )
+        thread = threading.Thread(target=self._serve, args=(request, client_address), name=f"qai-offline-http-{self._count}", daemon=True)
         with self._lock:
             self._requests[thread] = request
         thread.start()

@@ -47,8 +47,8 @@ class Voice(Protocol):
         """Take a detector back whose stream is over."""
         ...
 
-    def listener(self) -> Listener | None:
-        """Return a listener for one utterance, or ``None`` if words are not recognised."""
+    def listener(self, rate: int) -> Listener | None:
+        """Return a listener for one utterance of a stream sent at ``rate`` Hz, or ``None`` if words are not recognised."""
         ...
 
 
@@ -128,7 +128,7 @@ class Ear:
 
     def _manual(self, window: bytes) -> Iterator[Noticed]:
         if self._listener is None:
-            self._listener = self._voice.listener()
+            self._listener = self._voice.listener(self._format.sample_rate)
         yield from self._recognise(window)
 
     def _automatic(self, window: bytes, detector: Detector, detection: Detection) -> Iterator[Noticed]:
@@ -150,7 +150,7 @@ class Ear:
         if self._run >= detector.patience:
             self.speaking, self._run = True, 0
             start_ms = now_ms - detector.patience * window_ms - detection.prefix_padding_ms
-            self._listener = self._voice.listener()
+            self._listener = self._voice.listener(self._format.sample_rate)
             yield Began(max(round(self._offset_ms), round(start_ms)))
             recent, self._recent = bytes(self._recent), bytearray()
             yield from self._recognise(recent)

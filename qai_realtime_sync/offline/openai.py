@@ -127,9 +127,7 @@ class OpenAISpelling(FamilySpelling):
         if item.status == "in_progress":
             return []
         return [
-            {"type": "output_audio", "transcript": item.text}
-            if item.content == "audio"
-            else {"type": "output_text", "text": item.text}
+            {"type": "output_audio", "transcript": item.text} if item.content == "audio" else {"type": "output_text", "text": item.text}
         ]
 
     def response_body(self, response: Response) -> dict[str, Any]:
@@ -175,9 +173,7 @@ class OpenAISpelling(FamilySpelling):
         self._added_and_done(fact.item, fact.previous)
 
     def _truncated(self, fact: facts.ItemTruncated) -> None:
-        self.send(
-            "conversation.item.truncated", item_id=fact.item.id, content_index=fact.content_index, audio_end_ms=fact.audio_end_ms
-        )
+        self.send("conversation.item.truncated", item_id=fact.item.id, content_index=fact.content_index, audio_end_ms=fact.audio_end_ms)
 
     def _output_began(self, fact: facts.OutputBegan) -> None:
         body = self.item_body(fact.item)

@@ -104,10 +104,8 @@ class Reply:
 
     def _speak(self, item: Item, text: str) -> bool:
         voice = self._conversation.voice
-        for sentence in voice.speech.speak(text, self._format.sample_rate, self._speed):
-            if not self._utter(item, sentence):
-                return False
-        return True
+        sentences = voice.speech.speak(text, self._format.sample_rate, self._speed)
+        return all(self._utter(item, sentence) for sentence in sentences)
 
     def _utter(self, item: Item, sentence: Sentence) -> bool:
         """Send one sentence in pieces of 120 ms, its words a little ahead of their sound."""
@@ -140,9 +138,7 @@ class Reply:
                 duration_ms = round(samples * 1000 / self._format.sample_rate)
                 self._sent_ms += samples * 1000 / self._format.sample_rate
                 self._samples += samples
-                item.generated_ms = -(
-                    -self._samples * 1000 // self._format.sample_rate
-                )  # rounded up: nobody is refused for half a ms
+                item.generated_ms = -(-self._samples * 1000 // self._format.sample_rate)  # rounded up: nobody is refused for half a ms
                 response.usage.audio_seconds = self._sent_ms / 1000
                 response.usage.output_audio = round(self._sent_ms / 50)
                 conversation.teller.tell(facts.AudioPiece(response, index, item, audio, duration_ms))
@@ -158,9 +154,7 @@ class Reply:
 
     def _call(self, name: str, arguments: str) -> bool:
         conversation, response = self._conversation, self.response
-        item = Item(
-            new_id("item"), kind="function_call", status="in_progress", name=name, call_id=new_id("call"), response_id=response.id
-        )
+        item = Item(new_id("item"), kind="function_call", status="in_progress", name=name, call_id=new_id("call"), response_id=response.id)
         if not self._open(item):
             return False
         with conversation.lock:

@@ -141,9 +141,7 @@ class Script:
             rule.say(*sentences)
         if call is not None:
             if not isinstance(call, str) or not isinstance(args, dict | None):
-                raise ConfigError(
-                    f'"call" of rule {number} must be the name of a tool and "args" an object', code="invalid_script"
-                )
+                raise ConfigError(f'"call" of rule {number} must be the name of a tool and "args" an object', code="invalid_script")
             rule.call_tool(call, args)
 
     def answer(self, situation: Situation, otherwise: Callable[[Situation], list[Step]]) -> list[Step]:

@@ -251,9 +251,7 @@ class RealtimeServer:
             if admitted
             else "Incorrect API key provided."
         )
-        spelling.send(
-            "error", error={"type": "invalid_request_error", "code": code, "message": message, "param": None, "event_id": None}
-        )
+        spelling.send("error", error={"type": "invalid_request_error", "code": code, "message": message, "param": None, "event_id": None})
         spelling.hang_up(4000 if admitted else 3000, f"invalid_request_error.{code}")
         spelling.flush()
         line.run(lambda message: None)

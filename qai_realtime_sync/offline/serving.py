@@ -90,9 +90,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--light", action="store_true", help="tones instead of speech, no recognition of words; very cheap")
     parser.add_argument("--dialect", choices=sorted(DIALECTS), default="xai", help="whose wire it speaks (default: %(default)s)")
     parser.add_argument("--script", help="a JSON file of patterns and answers")
-    parser.add_argument(
-        "--pace", type=float, default=4.0, help="how much faster than it plays sound is sent (default: %(default)s)"
-    )
+    parser.add_argument("--pace", type=float, default=4.0, help="how much faster than it plays sound is sent (default: %(default)s)")
     parser.add_argument("--session-cap", type=float, help="seconds after which every session ends")
     parser.add_argument("--rate-limit", type=int, help="answers per minute")
     parser.add_argument("--tls", action="store_true", help="TLS with a certificate made on the fly (needs trustme)")

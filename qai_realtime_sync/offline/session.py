@@ -20,8 +20,10 @@ _FLAT_FORMATS: dict[str, dict[str, Any]] = {
 }
 _EAGERNESS = {"low": 1500, "medium": 700, "auto": 700, "high": 300}  # ms of silence, instead of a model that knows sentences
 _KNOWN = frozenset(
-    "type id object model instructions voice modalities output_modalities tools tool_choice max_output_tokens max_response_output_tokens temperature speed "
-    "audio input_audio_format output_audio_format input_audio_transcription input_audio_noise_reduction turn_detection tracing truncation prompt include "
+    "type id object model instructions voice modalities output_modalities tools tool_choice max_output_tokens "
+    "max_response_output_tokens temperature speed "
+    "audio input_audio_format output_audio_format input_audio_transcription input_audio_noise_reduction turn_detection "
+    "tracing truncation prompt include "
     "reasoning parallel_tool_calls expires_at client_secret resumption replace input_audio_sampling_rate".split()
 )
 
@@ -207,9 +209,7 @@ def _tools(new: WireSession, value: object, param: str) -> None:
 
 def _tool_choice(new: WireSession, value: object, param: str) -> None:
     if value is not None and value not in ("auto", "none", "required") and not isinstance(value, dict):
-        raise RefusedError(
-            "invalid_value", f"Invalid value: {value!r}. Supported values are: 'none', 'auto', and 'required'.", param=param
-        )
+        raise RefusedError("invalid_value", f"Invalid value: {value!r}. Supported values are: 'none', 'auto', and 'required'.", param=param)
     new.tool_choice = value or "auto"
 
 
@@ -246,9 +246,7 @@ def _flat_format(new: WireSession, value: object, param: str) -> None:
     if not new.strict or value is None:
         return
     if not isinstance(value, str) or value not in _FLAT_FORMATS:
-        raise RefusedError(
-            "invalid_value", f"Invalid value: {value!r}. Supported values are: {', '.join(_FLAT_FORMATS)}.", param=param
-        )
+        raise RefusedError("invalid_value", f"Invalid value: {value!r}. Supported values are: {', '.join(_FLAT_FORMATS)}.", param=param)
     if param.endswith("input_audio_format"):
         new.input_format = dict(_FLAT_FORMATS[value])
     else:

@@ -98,7 +98,7 @@ class HibariSpeech:
 
 
 class ToneSpeech:
-    """A short tone for each syllable, 5 to 6 a second: no words, but the length, the pauses and the loudness of speech, for next to nothing."""
+    """A short tone for each syllable, 5 to 6 a second: no words, but the length, pauses and loudness of speech, for next to nothing."""
 
     _tones = (196, 220, 247, 262, 294)
     _syllable = re.compile(r"[aeiouy]+", re.IGNORECASE)

@@ -11,8 +11,8 @@ import attrs
 __all__ = ["Wish", "fill", "question_for", "wish"]
 
 _GENERIC = frozenset(
-    "get set fetch find lookup look up do make call run show give tell check current search retrieve query create the a an of for to by in on and "
-    "is tool function info information data details".split()
+    "get set fetch find lookup look up do make call run show give tell check current search retrieve query create "
+    "the a an of for to by in on and is tool function info information data details".split()
 )
 _KIN = {
     "weather": "rain raining rainy sunny sun snow snowing temperature forecast cold warm hot umbrella wind windy degrees",
@@ -31,8 +31,9 @@ _KIN = {
     "agent": "person human operator",
 }
 _STOP = frozenset(
-    "today tomorrow tonight now please right this and end thanks thank like at for with is are was it should can could would you i me my then so because "
-    "yesterday next on but or if when while do does did will be there here soon later".split()
+    "today tomorrow tonight now please right this and end thanks thank like at for with is are was it should can could "
+    "would you i me my then so because "
+    "yesterday next saying on but or if when while do does did will be there here soon later".split()
 )
 _PLACE_WORDS = ("in", "at", "for", "near", "around", "of", "to", "from")
 _PREPOSITIONS = {
@@ -52,7 +53,10 @@ _KINDS = {
 _NUMBERS = {
     word: number
     for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
+        (
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+            "eighteen nineteen twenty"
+        ).split()
     )
 } | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "hundred": 100}
 _DATES = re.compile(
@@ -92,15 +96,11 @@ def _stem(word: str) -> str:
 
 def _score(tool: Mapping[str, Any], heard: set[str]) -> float:
     """Return how well a tool fits: 1 and more is a fit, by at least half of the telling words of its name, or three of its description."""
-    telling = [word for word in words_of(str(tool.get("name", ""))) if word not in _GENERIC] or words_of(
-        str(tool.get("name", ""))
-    )
+    telling = [word for word in words_of(str(tool.get("name", ""))) if word not in _GENERIC] or words_of(str(tool.get("name", "")))
     hits = sum(1 for word in telling if _stem(word) in heard or any(_stem(kin) in heard for kin in _KIN.get(word, "").split()))
     score = 1 + hits / len(telling) if telling and hits * 2 >= len(telling) else 0.0
     described = {
-        _stem(word)
-        for word in words_of(str(tool.get("description") or ""))
-        if word not in _GENERIC and word not in _STOP and len(word) > 3
+        _stem(word) for word in words_of(str(tool.get("description") or "")) if word not in _GENERIC and word not in _STOP and len(word) > 3
     }
     overlap = len(described & heard)
     return score + overlap * 0.1 if score or overlap < 3 else 1.0
@@ -111,9 +111,7 @@ def wish(text: str, tools: list[dict[str, Any]], choice: Any = "auto") -> Wish |
 
     ``choice`` is the session's ``tool_choice``: ``none`` forbids, ``required`` or a name forces one.
     """
-    callable_tools = [
-        tool for tool in tools if isinstance(tool, dict) and tool.get("name") and tool.get("type", "function") == "function"
-    ]
+    callable_tools = [tool for tool in tools if isinstance(tool, dict) and tool.get("name") and tool.get("type", "function") == "function"]
     if isinstance(choice, dict):
         named = [tool for tool in callable_tools if tool.get("name") == choice.get("name")]
         return fill(named[0], text, force=True) if named else None
@@ -171,7 +169,7 @@ def _value(name: str, declared: Mapping[str, Any], text: str, asked: bool) -> An
         return not _NEGATIVE.search(text) if about or asked else None
     if kind not in ("string", None):
         return None
-    return _words_for(name, text) or (_tidy(text, _kind_of(name)) if asked else None)
+    return _words_for(name, text) or (_tidy(text, _kind_of(name), recognised=text == text.lower()) if asked else None)
 
 
 def _number(text: str, whole: bool) -> float | int | None:
@@ -195,14 +193,14 @@ def _words_for(name: str, text: str) -> str | None:
     if kind == "date":
         found = _DATES.search(text)
         return found.group(1).lower() if found else None
-    quoted = re.search(r"[\"“«]([^\"”»]+)[\"”»]", text)
+    quoted = re.search(r"[\"“«]([^\"”»]+)[\"”»]", text) if kind == "topic" else None
     if quoted:
         return quoted.group(1)
     for preposition in _PREPOSITIONS[kind]:
         found = re.search(rf"\b{preposition}\s+(?:the\s+|a\s+|an\s+)?([^,.?!;]+)", text, re.IGNORECASE)
         phrase = _phrase(found.group(1), kind) if found else ""
         if phrase:
-            return _tidy(phrase, kind)
+            return _tidy(phrase, kind, recognised=text == text.lower())
     return None
 
 
@@ -218,8 +216,8 @@ def _phrase(rest: str, kind: str) -> str:
     return " ".join(words)
 
 
-def _tidy(text: str, kind: str) -> str:
-    """Return a value without what surrounds it; places and names begin with capitals, as recognised speech has none."""
+def _tidy(text: str, kind: str, recognised: bool) -> str:
+    """Return a value without what surrounds it; recognised speech has no capitals, so places and names get theirs here."""
     bare = re.sub(
         r"^(?:(?:in|for|to|at|from|it is|it's|i mean|the|well|please|um|uh)\s+)+",
         "",
@@ -227,7 +225,7 @@ def _tidy(text: str, kind: str) -> str:
         flags=re.IGNORECASE,
     )
     bare = re.sub(r"[\s,]+(?:please|thanks|thank you)$", "", bare, flags=re.IGNORECASE)
-    if kind in ("place", "to", "from", "name") and bare == bare.lower():
+    if kind in ("place", "to", "from", "name") and recognised:
         return " ".join(word.capitalize() for word in bare.split())
     return bare
 

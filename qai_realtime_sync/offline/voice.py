@@ -50,9 +50,9 @@ class Voice:
             with self._lock:
                 self._idle.append(detector)
 
-    def listener(self) -> Listener | None:
-        """Return a listener for one utterance, or ``None`` if words are not recognised here."""
-        return self.hearing.listener() if self.hearing is not None else None
+    def listener(self, rate: int) -> Listener | None:
+        """Return a listener for one utterance of a stream sent at ``rate`` Hz, or ``None`` if words are not recognised here."""
+        return self.hearing.listener(rate) if self.hearing is not None else None
 
 
 def assemble(light: bool = False) -> Voice:
@@ -99,6 +99,4 @@ def caller_voice(text: str) -> tuple[bytes, int]:
     try:
         return _caller().caller(text), 24000
     except ImportError as error:
-        raise ConfigError(
-            f"a spoken caller needs hibari-tts, which is not installed; {_PIP}", code="missing_dependency"
-        ) from error
+        raise ConfigError(f"a spoken caller needs hibari-tts, which is not installed; {_PIP}", code="missing_dependency") from error

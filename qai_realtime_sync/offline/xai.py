@@ -61,9 +61,7 @@ class XAISpelling(FamilySpelling):
     def expire(self, seconds: float) -> None:
         """Send the error that ends a session, and close with the gateway's words."""
         message = f"Session duration limit of {seconds:g} seconds reached."
-        self.send(
-            "error", error={"type": "max_duration", "code": "max_duration", "message": message, "param": None, "event_id": None}
-        )
+        self.send("error", error={"type": "max_duration", "code": "max_duration", "message": message, "param": None, "event_id": None})
         self.hang_up(1001, "session duration limit reached")
         self.flush()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import math
 import os
 import time
 import urllib.parse
@@ -128,11 +127,10 @@ def _adapter() -> type[requests.adapters.HTTPAdapter]:
             return True
 
         def readinto(self, buffer: Any) -> int | None:
-            remaining = _DEADLINE.get(math.inf) - time.monotonic()
+            remaining = _DEADLINE.get() - time.monotonic()
             if remaining <= 0:
                 raise TimeoutError("timed out")
-            if remaining < math.inf:
-                self._sock.settimeout(remaining)
+            self._sock.settimeout(remaining)
             read: int | None = self._file.readinto(buffer)
             return read
 

@@ -20,6 +20,8 @@ from qai_realtime_sync.transport.upgrade import upgrade
 
 __all__ = ["connect"]
 
+_LONGEST = 86_400.0  # a day stands for "no limit": clocks and locks refuse infinity
+
 
 def connect(
     url: str,
@@ -45,9 +47,9 @@ def connect(
     checked = check_headers(headers)
     offered = check_subprotocols(subprotocols)
     way = choose_proxy(address, proxy)
-    if not timeout > 0:
-        raise ConfigError(f"timeout must be more than 0 seconds, not {timeout!r}")
-    with Attempt(address.shown, timeout, cancel) as attempt:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise ConfigError(f"timeout must be a number of seconds above 0, not {timeout!r:.40}")
+    with Attempt(address.shown, min(timeout, _LONGEST), cancel) as attempt:
         sock = open_tunnel(way, address, attempt) if way else open_tcp(address.host, address.port, attempt)
         try:
             stream = _secured(sock, address, ssl_context, attempt) if address.secure else PlainStream(sock)

@@ -1,0 +1,93 @@
+"""``qai-realtime session``: the gateway's REST calls, one JSON line each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.rest import RestClient
+
+__all__ = ["add_arguments", "run"]
+
+_REDACTED = "<redacted, use --show-token>"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the three calls."""
+    calls = parser.add_subparsers(title="calls", metavar="CALL", required=True)
+    create = calls.add_parser("create", help="mint a session; the first minute is charged")
+    create.add_argument("--provider", help="like elevenlabs (default: the gateway's usual one)")
+    create.add_argument("--voice", help="the voice of the assistant")
+    create.add_argument("--body", metavar="JSON", help="further fields of the request, a JSON object")
+    create.set_defaults(call=_create)
+    refresh = calls.add_parser("refresh", help="get a new token for a session")
+    refresh.add_argument("session_id")
+    refresh.set_defaults(call=_refresh)
+    end = calls.add_parser("end", help="end a session and settle its bill")
+    end.add_argument("session_id")
+    end.add_argument("--seconds", type=float, required=True, help="how long it lasted")
+    end.set_defaults(call=_end)
+    for call in (create, refresh, end):
+        call.add_argument("--url", help="the gateway (default: the environment variable QAI_BASE_URL, else the real one)")
+        call.add_argument("--key", help="the API key (default: the environment variable QAI_API_KEY, which other users cannot see)")
+        call.add_argument("--timeout", type=float, default=30.0, help="seconds (default: %(default)s)")
+        call.add_argument("--show-token", action="store_true", help="print tokens and signed addresses, which let anybody in")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the call and print its answer as one line of JSON; return 0. Raises: `RealtimeError`."""
+    with RestClient(arguments.key, base_url=arguments.url, timeout=arguments.timeout) as rest:
+        answer = arguments.call(rest, arguments)
+        info = rest.last_response
+    print(json.dumps({**answer, "request_id": info.request_id}))
+    return 0
+
+
+def _create(rest: RestClient, arguments: argparse.Namespace) -> dict[str, Any]:
+    body = _json_object(arguments.body)
+    if arguments.voice:
+        body["voice"] = arguments.voice
+    session = rest.create_session(arguments.provider, **body)
+    return {
+        "session_id": session.session_id,
+        "provider": session.provider,
+        "model": session.model,
+        "voice": session.voice,
+        "url": _address(session.url, arguments.show_token),
+        "signed_url": _address(session.signed_url, arguments.show_token),
+        "ephemeral_token": _secret(session.ephemeral_token, arguments.show_token),
+        "expires_in": session.expires_in,
+        "expires_at": session.expires_at,
+    }
+
+
+def _refresh(rest: RestClient, arguments: argparse.Namespace) -> dict[str, Any]:
+    token = rest.refresh_session(arguments.session_id)
+    return {"session_id": arguments.session_id, "ephemeral_token": _secret(token, arguments.show_token)}
+
+
+def _end(rest: RestClient, arguments: argparse.Namespace) -> dict[str, Any]:
+    rest.end_session(arguments.session_id, arguments.seconds)
+    return {"session_id": arguments.session_id, "status": "ended"}
+
+
+def _json_object(text: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(text) if text else {}
+    except ValueError as error:
+        raise ConfigError(f"--body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"--body must be a JSON object, like '{{\"prompt\": \"Be brief.\"}}', not {type(value).__name__}")
+    return value
+
+
+def _secret(value: str, show: bool) -> str:
+    return value if show or not value else _REDACTED
+
+
+def _address(value: str, show: bool) -> str:
+    """An address may carry its right in the query."""
+    base, mark, _ = value.partition("?")
+    return value if show or not mark else f"{base}?{_REDACTED}"

@@ -1,0 +1,266 @@
+"""The wire as OpenAI spells it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from caller import WEATHER, Caller, silence, spoken, tone, types
+
+from qai_realtime_sync.offline import RealtimeServer
+
+Dial = Callable[..., Caller]
+TURN = [
+    "response.created",
+    "response.output_item.added",
+    "conversation.item.added",
+    "response.content_part.added",
+    "response.output_audio.delta",
+    "response.output_audio_transcript.delta",
+    "response.output_audio.done",
+    "response.output_audio_transcript.done",
+    "response.content_part.done",
+    "conversation.item.done",
+    "response.output_item.done",
+    "response.done",
+]
+
+
+def test_only_session_created_opens(openai: RealtimeServer, dial: Dial) -> None:
+    """The first frame is session.created in GA shape with server VAD, and nothing follows it unasked."""
+    caller = dial(openai, "?model=gpt-realtime-2")
+    session = caller.receive()["session"]
+    assert (session["type"], session["object"], session["model"]) == ("realtime", "realtime.session", "gpt-realtime-2")
+    assert session["audio"]["input"]["turn_detection"]["silence_duration_ms"] == 500
+    caller.send("input_audio_buffer.clear")
+    assert caller.receive()["type"] == "input_audio_buffer.cleared"
+
+
+GA = {
+    "type": "realtime",
+    "instructions": "Be brief.",
+    "output_modalities": ["audio"],
+    "tools": [WEATHER],
+    "audio": {
+        "input": {
+            "format": {"type": "audio/pcmu"},
+            "transcription": {"model": "gpt-realtime-whisper"},
+            "turn_detection": {"type": "server_vad", "silence_duration_ms": 300},
+            "noise_reduction": {"type": "near_field"},
+        },
+        "output": {"format": {"type": "audio/pcmu"}, "voice": "cedar", "speed": 1.2},
+    },
+}
+BETA = {
+    "instructions": "Be brief.",
+    "modalities": ["text", "audio"],
+    "tools": [WEATHER],
+    "input_audio_format": "g711_ulaw",
+    "output_audio_format": "g711_ulaw",
+    "input_audio_transcription": {"model": "gpt-realtime-whisper"},
+    "turn_detection": {"type": "server_vad", "silence_duration_ms": 300},
+    "input_audio_noise_reduction": {"type": "near_field"},
+    "voice": "cedar",
+    "speed": 1.2,
+}
+
+
+@pytest.mark.parametrize("session", [GA, BETA], ids=["ga", "beta"])
+def test_both_shapes_mean_the_same(openai: RealtimeServer, dial: Dial, session: dict[str, Any]) -> None:
+    """The flat beta shape and the nested GA shape give the same session."""
+    body = dial(openai).configure(**session)
+    assert body["instructions"] == "Be brief."
+    assert body["tools"] == [WEATHER]
+    assert body["output_modalities"] == ["audio"]
+    assert body["audio"]["output"] == {"format": {"type": "audio/pcmu"}, "voice": "cedar", "speed": 1.2}
+    heard = body["audio"]["input"]
+    assert heard["format"] == {"type": "audio/pcmu"}
+    assert heard["transcription"] == {"model": "gpt-realtime-whisper"}
+    assert heard["noise_reduction"] == {"type": "near_field"}
+    assert (heard["turn_detection"]["silence_duration_ms"], heard["turn_detection"]["create_response"]) == (300, True)
+
+
+@pytest.mark.parametrize(
+    ("session", "param"),
+    [
+        ({"bogus": 1}, "session.bogus"),
+        ({"output_modalities": ["text", "audio"]}, "session.output_modalities"),
+        ({"audio": {"output": {"format": {"type": "audio/pcm", "rate": 16000}}}}, "session.audio.output.format.rate"),
+        ({"audio": {"input": {"turn_detection": {"type": "magic"}}}}, "session.turn_detection.type"),
+        ({"tools": [{"type": "function"}]}, "session.tools[0].name"),
+        ({"tool_choice": "perhaps"}, "session.tool_choice"),
+    ],
+)
+def test_a_wrong_field_refuses_the_whole_update(openai: RealtimeServer, dial: Dial, session: dict[str, Any], param: str) -> None:
+    """An unknown or impossible field is an error that names it, and nothing else of the update is taken."""
+    caller = dial(openai)
+    caller.send("session.update", session={"type": "realtime", "instructions": "Not taken.", **session})
+    assert caller.error()["param"] == param
+    assert caller.configure(type="realtime")["instructions"] != "Not taken."
+
+
+def test_the_order_of_a_written_turn(openai: RealtimeServer, dial: Dial) -> None:
+    """A typed question is answered in the recorded order, usage inside the response, rate limits after it."""
+    caller = dial(openai)
+    events = [*caller.ask("Hello"), caller.receive()]
+    assert types(events)[1:] == ["conversation.item.added", "conversation.item.done", *TURN, "rate_limits.updated"]
+    done = events[-2]["response"]
+    assert done["output"][0]["content"] == [{"type": "output_audio", "transcript": "Hello! How can I help you today?"}]
+    assert done["usage"]["output_token_details"]["audio_tokens"] > 0
+    assert next(event for event in events if event["type"] == "response.content_part.done")["part"]["type"] == "audio"
+    assert {"name", "limit", "remaining", "reset_seconds"} == set(events[-1]["rate_limits"][0])
+
+
+def test_the_order_of_a_spoken_turn(openai: RealtimeServer, dial: Dial) -> None:
+    """With turn detection the user's item comes after the commit; its transcript has usage and is told only when asked for."""
+    caller = dial(openai)
+    caller.configure(type="realtime", audio={"input": {"transcription": {"model": "gpt-realtime-whisper"}}})
+    caller.append(silence(0.5) + tone(1.0) + silence(0.8))
+    events = caller.until("response.done")
+    name = "conversation.item.input_audio_transcription"
+    assert types(events) == [
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+        "conversation.item.added",
+        "conversation.item.done",
+        f"{name}.delta",
+        f"{name}.completed",
+        *TURN,
+    ]
+    completed = events[6]
+    assert completed["usage"]["type"] == "duration"
+    assert completed["item_id"] == events[0]["item_id"]
+    caller.configure(type="realtime", audio={"input": {"transcription": None}})
+    caller.append(tone(1.0) + silence(0.8))
+    assert not any(event["type"].startswith(name) for event in caller.until("response.done"))
+
+
+def test_a_text_answer(openai: RealtimeServer, dial: Dial) -> None:
+    """With output_modalities text the answer has text events only, and its item an output_text."""
+    events = dial(openai).ask("Hello", output_modalities=["text"])
+    assert "response.output_text.delta" in types(events)
+    assert not any("audio" in kind for kind in types(events))
+    text = next(event for event in events if event["type"] == "response.output_text.done")["text"]
+    assert "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta") == text
+    assert events[-1]["response"]["output"][0]["content"] == [{"type": "output_text", "text": text}]
+
+
+def test_a_tool_call(openai: RealtimeServer, dial: Dial) -> None:
+    """A call begins with empty arguments, and ends with the name in function_call_arguments.done."""
+    caller = dial(openai)
+    caller.configure(type="realtime", tools=[WEATHER])
+    events = caller.ask("Is it raining in Oslo?")
+    added = next(event for event in events if event["type"] == "response.output_item.added")["item"]
+    done = next(event for event in events if event["type"] == "response.function_call_arguments.done")
+    assert (added["type"], added["name"], added["arguments"]) == ("function_call", "get_weather", "")
+    assert (done["name"], done["call_id"], json.loads(done["arguments"])) == ("get_weather", added["call_id"], {"city": "Oslo"})
+
+
+def test_an_item_can_be_retrieved_with_its_sound(openai: RealtimeServer, dial: Dial) -> None:
+    """A committed item comes back with the audio that was sent."""
+    caller = dial(openai)
+    caller.configure(type="realtime", audio={"input": {"turn_detection": None}})
+    caller.append(tone(0.5))
+    caller.send("input_audio_buffer.commit")
+    caller.send("conversation.item.retrieve", item_id=caller.expect("input_audio_buffer.committed")["item_id"])
+    part = caller.expect("conversation.item.retrieved")["item"]["content"][0]
+    assert base64.b64decode(part["audio"]) == tone(0.5)
+
+
+def test_an_answer_out_of_band(openai: RealtimeServer, dial: Dial) -> None:
+    """With conversation none the answer has its metadata, no conversation id, and leaves no item behind."""
+    caller = dial(openai)
+    caller.send(
+        "response.create",
+        response={
+            "conversation": "none",
+            "metadata": {"topic": "aside"},
+            "output_modalities": ["text"],
+            "input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Thank you"}]}],
+        },
+    )
+    events = caller.until("response.done")
+    assert events[1]["response"]["metadata"] == {"topic": "aside"}
+    assert events[-1]["response"]["conversation_id"] is None
+    assert "welcome" in events[-1]["response"]["output"][0]["content"][0]["text"]
+    assert "conversation.item.added" not in types(events)
+    assert openai.conversations[0]["items"] == []
+
+
+def test_several_answers_out_of_band_beside_the_default_one(dial: Dial) -> None:
+    """While the default answer is spoken slowly, two others are made beside it."""
+    with RealtimeServer(light=True, dialect="openai", pace=1.0) as server:
+        caller = dial(server)
+        caller.write("Tell me a long story")
+        caller.send("response.create")
+        caller.expect("response.output_audio.delta")
+        for number in ("1", "2"):
+            caller.send("response.create", response={"conversation": "none", "metadata": {"number": number}, "output_modalities": ["text"]})
+        done = [caller.expect("response.done")["response"] for _ in range(2)]
+        assert {one["metadata"]["number"] for one in done} == {"1", "2"}
+        caller.send("response.cancel")
+        assert caller.expect("response.done")["response"]["status"] == "cancelled"
+
+
+def test_the_beta_header_is_refused(openai: RealtimeServer, dial: Dial) -> None:
+    """The retired OpenAI-Beta header is answered by an error and close 4000, even when the client has sent something by then."""
+    caller = dial(openai, header=["OpenAI-Beta: realtime=v1"])
+    caller.send("session.update", session={})
+    assert caller.error()["code"] == "beta_api_shape_disabled"
+    assert caller.close_frame() == (4000, "invalid_request_error.beta_api_shape_disabled")
+
+
+def test_the_beta_header_means_nothing_at_xai(xai: RealtimeServer, dial: Dial) -> None:
+    """Only OpenAI retired the header."""
+    assert dial(xai, header=["OpenAI-Beta: realtime=v1"]).receive()["type"] == "session.created"
+
+
+def test_a_wrong_key_is_refused_after_the_upgrade(dial: Dial) -> None:
+    """OpenAI accepts the upgrade and closes with 3000."""
+    with RealtimeServer(light=True, dialect="openai", key="sk-right") as server:
+        caller = dial(server, header=["Authorization: Bearer sk-wrong"])
+        assert caller.error()["code"] == "invalid_api_key"
+        assert caller.close_frame() == (3000, "invalid_request_error.invalid_api_key")
+        assert dial(server, header=["Authorization: Bearer sk-right"]).receive()["type"] == "session.created"
+
+
+def test_semantic_turn_detection_is_taken(openai: RealtimeServer, dial: Dial) -> None:
+    """semantic_vad is accepted, and its eagerness decides how long a pause may be."""
+    caller = dial(openai)
+    body = caller.configure(type="realtime", audio={"input": {"turn_detection": {"type": "semantic_vad", "eagerness": "high"}}})
+    assert body["audio"]["input"]["turn_detection"]["eagerness"] == "high"
+    caller.append(tone(0.5) + silence(0.5))
+    assert caller.expect("response.done")["response"]["status"] == "completed"
+
+
+def test_the_session_ends_with_an_error_first(dial: Dial) -> None:
+    """At the cap there is an error session_expired, then close 1001 with a reason; expires_at told it before."""
+    with RealtimeServer(light=True, dialect="openai", session_cap=0.2) as server:
+        caller = dial(server)
+        assert caller.receive()["session"]["expires_at"] > 0
+        assert caller.error()["code"] == "session_expired"
+        code, reason = caller.close_frame()
+        assert (code, "maximum duration" in reason) == (1001, True)
+
+
+def test_a_rate_limit_fails_the_answer(dial: Dial) -> None:
+    """Beyond the limit an answer fails with its reason in status_details, and no error event comes."""
+    with RealtimeServer(light=True, dialect="openai", pace=1000, rate_limit=1) as server:
+        caller = dial(server)
+        assert caller.ask("Hello")[-1]["response"]["status"] == "completed"
+        events = caller.ask("Hello again")
+        assert events[-1]["response"]["status_details"]["error"]["code"] == "rate_limit_exceeded"
+        assert "error" not in types(events)
+        assert caller.expect("rate_limits.updated")["rate_limits"][0]["remaining"] == 0
+
+
+def test_sound_is_whole_samples(openai: RealtimeServer, dial: Dial) -> None:
+    """Every delta holds whole samples, 120 ms at most."""
+    events = dial(openai).ask("Tell me a long story")
+    sizes = {len(base64.b64decode(event["delta"])) for event in events if event["type"] == "response.output_audio.delta"}
+    assert all(size % 2 == 0 and size <= 5760 for size in sizes)
+    assert len(spoken(events)) > 0
