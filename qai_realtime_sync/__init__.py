@@ -11,6 +11,7 @@ if _TYPE_CHECKING:
     from qai_realtime_sync.audio import AudioFormat as AudioFormat
     from qai_realtime_sync.client.client import RealtimeClient as RealtimeClient
     from qai_realtime_sync.client.lifecycle import ReconnectPolicy as ReconnectPolicy
+    from qai_realtime_sync.client.signals import install_signal_handlers as install_signal_handlers
     from qai_realtime_sync.commands import (
         ApproveMcpCall as ApproveMcpCall,
         CancelResponse as CancelResponse,
@@ -40,6 +41,8 @@ if _TYPE_CHECKING:
         UNSET as UNSET,
         Voice as Voice,
     )
+    from qai_realtime_sync.conversation.pacing import PacedSink as PacedSink
+    from qai_realtime_sync.conversation.recorder import Recorder as Recorder
     from qai_realtime_sync.errors import (
         ApiError as ApiError,
         ConfigError as ConfigError,
@@ -134,6 +137,9 @@ _ROOMS = {
     "client.lifecycle": (
         "ReconnectPolicy",
     ),
+    "client.signals": (
+        "install_signal_handlers",
+    ),
     "commands": (
         "ApproveMcpCall",
         "CancelResponse",
@@ -163,6 +169,8 @@ _ROOMS = {
         "UNSET",
         "Voice",
     ),
+    "conversation.pacing": ("PacedSink",),
+    "conversation.recorder": ("Recorder",),
     "errors": (
         "ApiError",
         "ConfigError",
@@ -307,6 +315,7 @@ __all__ = [
     "OutputBufferStopped",
     "OutputItemAdded",
     "OutputItemDone",
+    "PacedSink",
     "Ping",
     "PlaybackStopped",
     "Pong",
@@ -322,6 +331,7 @@ __all__ = [
     "ReconnectPolicy",
     "Reconnected",
     "Reconnecting",
+    "Recorder",
     "ResponseCreated",
     "ResponseDone",
     "RestClient",
@@ -361,6 +371,7 @@ __all__ = [
     "Usage",
     "VadScore",
     "Voice",
+    "install_signal_handlers",
 ]
 
 

@@ -790,7 +790,10 @@ class TurnDone(Event):
 
 @attrs.define(kw_only=True)
 class PlaybackStopped(Event):
-    """What was playing here has stopped after ``heard_ms`` of the ``received_ms`` that had come; ``reason``: ``barge_in``, ``interrupt`` or ``finished``."""
+    """What was playing here has stopped after ``heard_ms`` of the ``received_ms`` that had come.
+
+    ``reason``: ``barge_in``, ``interrupt`` or ``finished``.
+    """
 
     response_id: str = ""
     item_id: str = ""

@@ -21,11 +21,12 @@ class Frame:
     """One whole WebSocket message.
 
     ``payload`` is bytes, or a memoryview that is valid until the next frame is read. ``text`` says that it came, or goes, as a
-    text message; the transport has then checked that it is UTF-8.
+    text message; the transport has then checked that it is UTF-8. ``string`` is that text, where the check has made it anyway.
     """
 
     payload: bytes | memoryview
     text: bool = True
+    string: str | None = attrs.field(default=None, eq=False, repr=False)
 
 
 @attrs.frozen(kw_only=True)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["Answer", "ToolCall", "Turn"]
+__all__ = ["Answer", "ToolCall", "Turn", "words_heard"]
+
+
+def words_heard(text: str, heard_ms: float, audio_ms: float) -> str:
+    """Return the words that fit into ``heard_ms`` of the ``audio_ms`` that ``text`` takes; all of them if that is not known."""
+    if not audio_ms or heard_ms >= audio_ms:
+        return text
+    words = text.split()
+    return " ".join(words[: round(len(words) * heard_ms / audio_ms)])
 
 
 @attrs.define(kw_only=True)
@@ -40,7 +48,10 @@ class Turn:
 
     ``user`` and ``assistant`` are transcripts. Of an answer that was cut off, ``heard_ms`` is how much was played (``None`` = it was
     not cut, or nothing plays here), ``audio_ms`` how much had come by then, and ``heard_text`` what the service kept, where it says so.
-    Times are seconds since the client connected; ``None`` = did not happen.
+    Times are seconds since the client connected; ``None`` = did not happen. ``first_text_at`` and ``first_audio_at`` are when the
+    answer's first words and first sound came; ``first_sound_at`` and ``sound_ended_at`` when it was heard, where something plays it.
+    ``spoke_from`` and ``spoke_until`` are when the user's sound itself began and ended, without the time in which the service found out
+    (``speech_started_at``, ``speech_stopped_at``); known while the conversation is recorded.
     """
 
     number: int
@@ -54,7 +65,12 @@ class Turn:
     response_ids: list[str] = attrs.field(factory=list)
     speech_started_at: float | None = None
     speech_stopped_at: float | None = None
+    spoke_from: float | None = None
+    spoke_until: float | None = None
+    first_text_at: float | None = None
     first_audio_at: float | None = None
+    first_sound_at: float | None = None
+    sound_ended_at: float | None = None
     ended_at: float | None = None
 
     @property
@@ -62,10 +78,7 @@ class Turn:
         """What was heard of ``assistant``: all of it; of an answer that was cut off what the service kept, or the words that fit."""
         if self.heard_text is not None:
             return self.heard_text
-        if self.heard_ms is None or not self.audio_ms or self.heard_ms >= self.audio_ms:
-            return self.assistant
-        words = self.assistant.split()
-        return " ".join(words[: round(len(words) * self.heard_ms / self.audio_ms)])
+        return self.assistant if self.heard_ms is None else words_heard(self.assistant, self.heard_ms, self.audio_ms)
 
     @property
     def latency(self) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from qai_realtime_sync.turns import Answer, ToolCall, Turn
@@ -13,6 +15,23 @@ from qai_realtime_sync.turns import Answer, ToolCall, Turn
 def test_the_latency_of_a_turn(stopped: float | None, first: float | None, latency: float | None) -> None:
     """Latency runs from the end of the user's speech to the first sound, and is unknown if either is."""
     assert Turn(number=1, speech_stopped_at=stopped, first_audio_at=first).latency == latency
+
+
+@pytest.mark.parametrize(
+    ("given", "heard"),
+    [
+        ({}, "one two three four"),
+        ({"heard_ms": 1000, "audio_ms": 1000}, "one two three four"),
+        ({"heard_ms": 500, "audio_ms": 1000}, "one two"),
+        ({"heard_ms": 0, "audio_ms": 1000}, ""),
+        ({"heard_ms": 500, "audio_ms": 0}, "one two three four"),
+        ({"heard_ms": 500, "audio_ms": 1000, "heard_text": "one"}, "one"),
+        ({"heard_text": ""}, ""),
+    ],
+)
+def test_what_was_heard_of_an_answer(given: dict[str, Any], heard: str) -> None:
+    """All of an answer that was not cut off; else what the service kept, or the words that fit into what was played."""
+    assert Turn(number=1, assistant="one two three four", **given).heard == heard
 
 
 def test_turns_do_not_share_lists() -> None:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
-import signal
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 from qai_realtime_sync.cli.demo_call import DemoCall
+from qai_realtime_sync.cli.interruptions import Interruptions, TerminatedError
 from qai_realtime_sync.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
@@ -44,11 +40,11 @@ def run(arguments: argparse.Namespace) -> int:
     call = DemoCall(folder, arguments)
     stopped = 0
     try:
-        with _signals():
-            call.talk()
+        with Interruptions() as interruptions:
+            call.talk(interruptions)
     except KeyboardInterrupt:
         stopped = 130
-    except _TerminatedError:
+    except TerminatedError:
         stopped = 143
     if stopped:
         print(f"\nstopped; what was recorded until now is in {folder}{os.sep}", flush=True)
@@ -73,29 +69,3 @@ def _folder(wanted: str | None) -> pathlib.Path:
         except OSError:  # not our folder, or a disk that cannot be written to
             break
     return pathlib.Path(tempfile.mkdtemp(prefix="qai-demo-"))
-
-
-class _TerminatedError(BaseException):
-    """SIGTERM came; like KeyboardInterrupt, nobody but `run` may catch it."""
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM end what runs; further ones must not disturb the end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came = False
-
-    def end(number: int, frame: FrameType | None) -> None:
-        nonlocal came
-        if not came:
-            came = True
-            raise KeyboardInterrupt if number == signal.SIGINT else _TerminatedError
-
-    old = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -24,6 +24,7 @@ from qai_realtime_sync.audio import AudioFormat
 from qai_realtime_sync.cli.caller import Caller, RealTime, SkippingTime
 from qai_realtime_sync.cli.demo_report import Measured, Spoken, checks_of, checks_of_recording, latency_table, write_checks
 from qai_realtime_sync.cli.demo_script import GREETING, INTERRUPTION, QUESTION, get_weather
+from qai_realtime_sync.cli.interruptions import Interruptions
 from qai_realtime_sync.cli.live import Live
 from qai_realtime_sync.cli.server_process import ServerProcess
 from qai_realtime_sync.cli.sound_files import read_wav
@@ -57,10 +58,10 @@ class DemoCall:
 
     # -- the call -------------------------------------------------------------------------------------------------------------
 
-    def talk(self) -> None:
+    def talk(self, interruptions: Interruptions) -> None:
         """Start what is needed, play the turns, and end everything. Raises: `RealtimeError`."""
         with ExitStack() as stack:
-            server = self._start_server(stack)
+            server = self._start_server(stack, interruptions)
             sentences = self._sentences()
             if server is not None:
                 server.wait_until_ready()
@@ -72,12 +73,14 @@ class DemoCall:
                 sentences = {text: _tones(text) for text in (GREETING, INTERRUPTION)}
             self._converse(server, sentences)
 
-    def _start_server(self, stack: ExitStack) -> ServerProcess | None:
+    def _start_server(self, stack: ExitStack, interruptions: Interruptions) -> ServerProcess | None:
         if self._arguments.url:
             return None
         print("starting the local server in a process of its own ...", flush=True)
         server = ServerProcess(key=_LOCAL_KEY, light=self._arguments.light, tls=self._arguments.tls)
-        return stack.enter_context(server)
+        with interruptions.held():
+            stack.enter_context(server)
+        return server
 
     def _sentences(self) -> dict[str, bytes]:
         """Return the caller's sentences as sound, by their text; none if they are not needed or there is no voice."""

@@ -107,6 +107,10 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        except BaseException:  # Ctrl-C while we wait: it gets no more time
+            process.kill()
+            process.wait()
+            raise
         if self._reader is not None:
             self._reader.join(_STOP_WITHIN)
         process.stdout.close()

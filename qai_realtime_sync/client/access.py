@@ -77,7 +77,7 @@ class Access:
     def _choose(self) -> type[Dialect]:
         options, session = self._options, self._session
         url = session.ws_url if self.billing is None or session.session_id else ""
-        return choose(options.dialect, options.provider or session.provider, url, options.config.model)
+        return choose(options.dialect, options.provider or session.provider, url, options.config.model, gateway=self.gateway)
 
     def _make_billing(self, clock: Callable[[], float], after: Callable[[float, Callable[[], None]], Any]) -> Billing:
         from qai_realtime_sync.rest import RestClient  # lazily: only who mints needs requests

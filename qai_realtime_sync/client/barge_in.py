@@ -89,6 +89,7 @@ def _look_at_playback(call: Call) -> None:
         return
     event = playback.finished()
     if event is not None:
+        call.turns.silent(playback.silent_at - call.connected_at)
         call.announce(event)
     elif playback.seconds_left > 0:
         watch_playback(call)

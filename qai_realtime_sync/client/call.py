@@ -15,7 +15,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -130,10 +130,12 @@ class Call:
         self._ids = itertools.count(1)
         self._prefix = secrets.token_hex(3)
         self._commands: collections.OrderedDict[str, Command] = collections.OrderedDict()
-        self._delivery = threading.Condition()  # guards _due, _delivering and _told_end
+        self._delivery_lock = threading.Lock()  # guards _due, _delivering and _patient; taken twice per event, so without detour
+        self._delivery = threading.Condition(self._delivery_lock)
+        self._patient = 0  # threads that wait for the token
         self._due: collections.deque[Event] = collections.deque()
         self._delivering: int | None = None
-        self._told_end = False
+        self._told_end = False  # belongs to who holds the delivery token
 
     @property
     def billing(self) -> Billing | None:
@@ -337,13 +339,23 @@ class Call:
     def deliver(self, events: Iterable[Event]) -> None:
         """Hand events to the client's own parts and to the handlers; for the reader, which waits its turn."""
         me = threading.get_ident()
-        with self._delivery:
+        with self._delivery_lock:
             while self._delivering is not None and self._delivering != me:
+                self._patient += 1
                 self._delivery.wait()
-            self._due.extend(events)
+                self._patient -= 1
+            if self._delivering == me or self._due:
+                self._due.extend(events)
+                events = ()
             if self._delivering == me:
                 return
             self._delivering = me
+        for event in events:  # nothing is due before them: no detour through the queue
+            self._hand_out(event)
+        with self._delivery_lock:
+            if not self._due and not self._patient:
+                self._delivering = None
+                return
         self._drain()
 
     def announce(self, event: Event) -> None:
@@ -375,35 +387,41 @@ class Call:
 
     def _drain(self) -> None:
         while True:
-            with self._delivery:
-                if self._told_end:
-                    self._due.clear()  # `Closed` is the last event
+            with self._delivery_lock:
                 if not self._due:
                     self._delivering = None
-                    self._delivery.notify_all()
+                    if self._patient:
+                        self._delivery.notify_all()
                     return
                 event = self._due.popleft()
-                self._told_end = isinstance(event, Closed)
-            caused: list[Event] | None = []
-            try:
-                caused = react(self, event)
-            except Exception:  # a bug of ours must not end the conversation, nor keep the event from the program
-                log.exception("the client's own part in the event %s failed", event.event_name)
-            if caused is None:
-                continue  # void: not for anybody's ears
-            try:
-                self.tell(event)
-            except Exception:  # of an observer; handlers' own failures do not come here
-                log.exception("the event %s could not be delivered", event.event_name)
-            if caused:
-                with self._delivery:
-                    self._due.extendleft(reversed(caused))
+            self._hand_out(event)
+
+    def _hand_out(self, event: Event) -> None:
+        """React to one event and tell it, then what that caused; the caller holds the delivery token."""
+        if self._told_end:
+            return  # `Closed` is the last event
+        if event.__class__ is Closed:
+            self._told_end = True
+        caused: Sequence[Event] | None = ()
+        try:
+            caused = react(self, event)
+        except Exception:  # a bug of ours must not end the conversation, nor keep the event from the program
+            log.exception("the client's own part in the event %s failed", event.event_name)
+        if caused is None:
+            return  # void: not for anybody's ears
+        try:
+            self.tell(event)
+        except Exception:  # of an observer; handlers' own failures do not come here
+            log.exception("the event %s could not be delivered", event.event_name)
+        for one in caused:
+            self._hand_out(one)
 
     def tell(self, event: Event) -> None:
         """Wake who waits for the event, then call its handlers; on the thread that delivers."""
         self.waiting.offer(event)
-        for observe in self.observers:
-            observe(event, self.clock())
+        if self.observers:
+            for observe in self.observers:
+                observe(event, self.clock())
         self.handlers.dispatch(event)
 
     def _in_background(self, registration: Registration, event: Event) -> None:

@@ -15,9 +15,10 @@ from qai_realtime_sync.events import Closed
 if TYPE_CHECKING:
     from qai_realtime_sync.client.call import Call
 
-__all__ = ["abandon", "abort", "close", "end_with_process", "join"]
+__all__ = ["abandon", "abort", "close", "close_all", "end_with_process", "join"]
 
-_open_calls: weakref.WeakSet[Call] = weakref.WeakSet()
+# Not a WeakSet: that cannot be gone through while another thread connects.
+_open_calls: weakref.WeakValueDictionary[int, Call] = weakref.WeakValueDictionary()
 _registered = False
 _AT_EXIT = 2.0
 
@@ -68,14 +69,16 @@ def abandon(call: Call) -> None:
 def end_with_process(call: Call) -> None:
     """Close this conversation when the interpreter exits, if it is still open then."""
     global _registered
-    _open_calls.add(call)
+    _open_calls[id(call)] = call
     if not _registered:
         _registered = True
-        atexit.register(_close_all)
+        atexit.register(close_all)
 
 
-def _close_all() -> None:
-    calls = [call for call in list(_open_calls) if call.is_ours and not call.over.is_set()]
+def close_all() -> None:
+    """Close every open conversation of this process, all at once, and settle what is billed: two seconds at most."""
+    found = [reference() for reference in _open_calls.valuerefs()]
+    calls = [call for call in found if call is not None and call.is_ours and not call.over.is_set()]
     deadline = monotonic() + _AT_EXIT
     for call in calls:
         if call.request_close(1001, ""):

@@ -67,7 +67,7 @@ def _check_overflow(_: object, __: object, value: object) -> None:
 
 
 def _check_text(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not isinstance(value, str):
+    if not isinstance(value, str) and not (value is None and attribute.default is None):
         raise ConfigError(f"{attribute.name} must be text, not {type(value).__name__}")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import attrs
 
@@ -52,6 +52,9 @@ class _Entry:
     dialect: _Speaks
 
 
+_Taken: TypeAlias = tuple[_Entry, _Writes, "_Speaks | None"]
+
+
 class Outbox:
     """The queue between the program's threads and one socket at a time; it outlives connections.
 
@@ -79,7 +82,9 @@ class Outbox:
         self._blocked = blocked
         self._still_wanted = still_wanted
         self.tells_audio = False  # sound is told too, for whoever records it; else its way is the shortest
-        self._changed = threading.Condition()  # guards everything below
+        self._lock = threading.Lock()  # guards everything below; what each piece of sound passes takes it without the condition's detour
+        self._changed = threading.Condition(self._lock)
+        self._draining = 0  # threads in `drain`
         self._queue: collections.deque[_Entry] = collections.deque()
         self._audio_bytes = 0
         self._commands = 0
@@ -183,7 +188,7 @@ class Outbox:
 
         Raises: `UnsupportedCommandError`, `OutboxFullError`, `NotConnectedError`.
         """
-        with self._changed:
+        with self._lock:
             if self._over:
                 raise NotConnectedError(f"{command.command_name} cannot be sent: {self._over}")
             if self._dialect is None:
@@ -194,7 +199,9 @@ class Outbox:
                     return
             else:
                 self._put_command(entry)
-        self.pump()
+            taken = self._take()
+        if taken is not None:
+            self._write_from(taken)
 
     def measure(self, bytes_per_second: int) -> None:
         """Sound is sent in another format from now on: seconds are counted by its rate."""
@@ -209,7 +216,11 @@ class Outbox:
     def drain(self, timeout: float | None) -> bool:
         """Wait until everything has an outcome; False if ``timeout`` seconds were not enough."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._queue and self._in_kernel_soon is None and not self._writing, timeout)
+            self._draining += 1
+            try:
+                return self._changed.wait_for(lambda: not self._queue and self._in_kernel_soon is None and not self._writing, timeout)
+            finally:
+                self._draining -= 1
 
     @property
     def counts(self) -> OutboxCounts:
@@ -227,15 +238,25 @@ class Outbox:
 
     def pump(self) -> None:
         """Write until the queue is empty or the socket is full; then a remainder waits, and the sender is woken for it."""
-        while True:
-            with self._changed:
-                if self._writing or not self._ready or not self._queue or self._connection is None:
-                    return
-                entry = self._queue.popleft()
-                connection, dialect = self._connection, self._dialect
-                self._forget_size(entry)
-                self._writing = True
-                self._in_kernel_soon = entry
+        with self._lock:
+            taken = self._take()
+        if taken is not None:
+            self._write_from(taken)
+
+    def _take(self) -> _Taken | None:
+        """Take the write token and the next command, if both are free. The lock is held."""
+        if self._writing or not self._ready or not self._queue or self._connection is None:
+            return None
+        entry = self._queue.popleft()
+        self._forget_size(entry)
+        self._writing = True
+        self._in_kernel_soon = entry
+        return entry, self._connection, self._dialect
+
+    def _write_from(self, taken: _Taken | None) -> None:
+        """Write this command and all that wait behind it; the token is held."""
+        while taken is not None:
+            entry, connection, dialect = taken
             try:
                 if dialect is not None and entry.dialect is not dialect:
                     entry.frames = dialect.encode(entry.command)  # queued for an earlier connection
@@ -245,9 +266,11 @@ class Outbox:
                 raise
             if not more:
                 return
+            with self._lock:
+                taken = self._take()
 
     def _write(self, entry: _Entry, connection: _Writes) -> bool:
-        """Give one command's frames to the connection; True if the token is free again and there may be more to do."""
+        """Give one command's frames to the connection; True if the token is free again and more waits."""
         whole = True
         try:
             for frame in entry.frames:
@@ -264,8 +287,7 @@ class Outbox:
                 self._left_to_sender = self._in_kernel_soon is entry  # the token stays taken: it is the sender's, see `flushed`
             self._blocked()
             return False
-        self._done(entry)
-        return True
+        return self._done(entry)
 
     def _fail(self, entry: _Entry) -> None:
         with self._changed:
@@ -293,17 +315,21 @@ class Outbox:
             self._done(entry)
         self.pump()
 
-    def _done(self, entry: _Entry) -> None:
-        with self._changed:
+    def _done(self, entry: _Entry) -> bool:
+        """This command is in the kernel, and the token is free; True if more waits."""
+        with self._lock:
             if self._in_kernel_soon is not entry:
-                return
+                return True
             self._counts.sent += 1
             self._in_kernel_soon = None
             self._writing = False
-            if not self._queue:
+            more = bool(self._queue)
+            if self._draining and not more:
                 self._changed.notify_all()
         if self.tells_audio or not isinstance(entry.command, SendAudio):
             self._told_sent(entry.command)
+            return True  # who was told may have sent something
+        return more
 
     # -- under the lock --------------------------------------------------------------------------------------------------------
 

@@ -6,13 +6,14 @@ A reaction returns events of the client's own that it caused, in order; ``None``
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qai_realtime_sync.client.barge_in import speech_began, speech_ended, stop_playing, watch_playback
 from qai_realtime_sync.client.history import history_commands
 from qai_realtime_sync.commands import Pong, SendContext
 from qai_realtime_sync.conversation.responses import BUSY
+from qai_realtime_sync.conversation.turns import FOLLOWED
 from qai_realtime_sync.events import (
     AudioDelta,
     AudioDone,
@@ -44,16 +45,18 @@ log = logging.getLogger("qai_realtime_sync")
 _BUSY_FOR = 5.0
 
 
-def react(call: Call, event: Event) -> list[Event] | None:
+def react(call: Call, event: Event) -> Sequence[Event] | None:
     """Let the client's own parts see an event. Return what that caused, or ``None`` if the event is void."""
-    caused: list[Event] | None = []
-    row = _REACTIONS.get(type(event))
-    if row is not None:
-        caused = row(call, event)
-        if caused is None:
-            return None
-    done = call.turns.told(event, call.clock() - call.connected_at)
-    return caused if done is None else [*(caused or ()), done]
+    cls = type(event)
+    row = _REACTIONS.get(cls)
+    caused: Sequence[Event] | None = () if row is None else row(call, event)
+    if caused is None or cls not in FOLLOWED:
+        return caused
+    turns = call.turns
+    if cls in turns.noted and turns.noted[cls] == event.response_id:  # type: ignore[attr-defined]
+        return caused
+    done = turns.told(event, call.clock() - call.connected_at)
+    return caused if done is None else [*caused, done]
 
 
 # -- session -----------------------------------------------------------------------------------------------------------------
@@ -81,6 +84,7 @@ def _session_ready(call: Call, event: SessionReady) -> list[Event]:
         return []
     if call.history_due:
         _tell_history(call)
+    call.turns.connected()
     call.outbox.open(connection)
     call.mutations.ready()
     call.post_held(call.responses.next())
@@ -125,19 +129,22 @@ def _error(call: Call, event: ErrorReceived) -> list[Event]:
 # -- the assistant -----------------------------------------------------------------------------------------------------------
 
 
-def _audio(call: Call, event: AudioDelta) -> list[Event] | None:
+def _audio(call: Call, event: AudioDelta) -> Sequence[Event] | None:
     if event.response_id in call.void:
         return None
     if call.sound.converts_incoming:
         event.audio = call.sound.incoming(event.audio)
-    _play(call, event)
-    return []
+    if call.playback is not None:
+        _play(call, event)
+    return ()
 
 
 def _play(call: Call, event: AudioDelta) -> None:
     if call.playback is not None:
         try:
-            call.playback.told(event)
+            began = call.playback.told(event)
+            if began is not None:
+                call.turns.sounds(event.response_id, began.at - call.connected_at, began.silent_at - call.connected_at)
         except Exception as error:  # the sink is the program's: its failure is told like a handler's
             call.sink_failed(event, error)
 
@@ -203,7 +210,7 @@ def _speech_stopped(call: Call, event: SpeechStopped) -> list[Event]:
     return []
 
 
-_REACTIONS: dict[type[Event], Callable[[Call, Any], list[Event] | None]] = {
+_REACTIONS: dict[type[Event], Callable[[Call, Any], Sequence[Event] | None]] = {
     SessionCreated: _session_created,
     ConversationCreated: _conversation_created,
     SessionReady: _session_ready,

@@ -12,7 +12,16 @@ from qai_realtime_sync.client.lifecycle import Backoff, ReconnectPolicy, worth_r
 from qai_realtime_sync.client.vigil import Vigil
 from qai_realtime_sync.commands import Command, SendFunctionResult
 from qai_realtime_sync.errors import ApiError, ConnectionClosedError, RealtimeError
-from qai_realtime_sync.events import Closed, Event, Reconnected, Reconnecting, ResponseDone, ResumptionUpdate, SessionReady
+from qai_realtime_sync.events import (
+    Closed,
+    ErrorReceived,
+    Event,
+    Reconnected,
+    Reconnecting,
+    ResponseDone,
+    ResumptionUpdate,
+    SessionReady,
+)
 from qai_realtime_sync.seam import Ending, Resume
 
 if TYPE_CHECKING:
@@ -23,6 +32,7 @@ __all__ = ["Reader"]
 _GATEWAY_TIMEOUT, _DIRECT_TIMEOUT = 15.0, 10.0  # source: gateway SDKs
 _NORMAL = Ending(meaning="normal", retry=False)
 _LOST = Ending(meaning="lost", retry=True)
+_NOTICED = frozenset({ResumptionUpdate, ErrorReceived})
 _PLANNED = Ending(meaning="going_away", retry=True)
 _ONLY_PLANNED = ReconnectPolicy(attempts=3)  # with reconnect=False a connection may still be replaced by plan
 
@@ -190,7 +200,9 @@ class Reader:
                 if not self._opened_at:
                     events = self._watch_opening(events)
                 call.deliver(events)
-                self._notice(events)
+                for event in events:
+                    if event.__class__ in _NOTICED:
+                        self._notice(event)
 
     # -- what the reader itself wants to know ----------------------------------------------------------------------------------
 
@@ -214,17 +226,16 @@ class Reader:
                 break
         return events
 
-    def _notice(self, events: list[Event]) -> None:
+    def _notice(self, event: Event) -> None:
         dialect = self._call.dialect
         assert dialect is not None
-        for event in events:
-            if isinstance(event, ResumptionUpdate):
-                if self._resume is not None and event.handle != self._resume.handle and dialect.traits.items:
-                    self._resumed = False  # a new conversation: the service did not know the old one any more
-                self._resume = Resume(handle=event.handle) if event.resumable else None
-            elif event.event_name == "error":
-                self._fatal = dialect.error_ending(event) or self._fatal  # type: ignore[arg-type]
-                self._vigil.refused(event)  # type: ignore[arg-type]
+        if isinstance(event, ResumptionUpdate):
+            if self._resume is not None and event.handle != self._resume.handle and dialect.traits.items:
+                self._resumed = False  # a new conversation: the service did not know the old one any more
+            self._resume = Resume(handle=event.handle) if event.resumable else None
+        elif isinstance(event, ErrorReceived):
+            self._fatal = dialect.error_ending(event) or self._fatal
+            self._vigil.refused(event)
 
     # -- ends ------------------------------------------------------------------------------------------------------------------
 

@@ -20,12 +20,15 @@ class SoundPath:
         self._aligner = SampleAligner(self._ours_in.sample_width)
         self._outgoing: Converter | None = None
         self._incoming: Converter | None = None
+        self.converts_incoming = False
+        """True if the service's sound has to be turned into ours."""
 
     def service_wants(self, taken: AudioFormat | None, sent: AudioFormat | None) -> None:
         """The service takes and sends these formats; ``None`` = what the configuration says."""
         with self._lock:
             self._outgoing = self._converter(self._outgoing, self._ours_in, taken)
         self._incoming = self._converter(self._incoming, sent, self._ours_out)
+        self.converts_incoming = self._incoming is not None
 
     @property
     def sends(self) -> AudioFormat:
@@ -57,11 +60,6 @@ class SoundPath:
             self._aligner.reset()
             if self._outgoing is not None:
                 self._outgoing.flush()
-
-    @property
-    def converts_incoming(self) -> bool:
-        """True if the service's sound has to be turned into ours."""
-        return self._incoming is not None
 
     def incoming(self, audio: bytes) -> bytes:
         """Return the assistant's sound in the program's format."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from qai_realtime_sync.commands import (
     TruncateItem,
 )
 from qai_realtime_sync.config import UNSET, RealtimeConfig
-from qai_realtime_sync.errors import ApiError, ConfigError, RealtimeTimeoutError
+from qai_realtime_sync.errors import ApiError, ConfigError, RealtimeTimeoutError, UnsupportedCommandError
 from qai_realtime_sync.events import AudioDelta, Closed, ErrorReceived, Event, ResponseCreated, ResponseDone, TextDone, TranscriptDone
 from qai_realtime_sync.turns import Answer
 
@@ -57,7 +58,12 @@ class Speaking:
         call = self._call
         call.check_process()
         call.waiting.mark()
-        return call.submit(command)
+        try:
+            return call.submit(command)
+        except UnsupportedCommandError as error:
+            if error.code == "invalid_value":  # the service has the word, but the value has no form on the wire
+                raise ConfigError(str(error), code="invalid_value") from error
+            raise
 
     # -- the user's sound ------------------------------------------------------------------------------------------------------
 
@@ -73,7 +79,8 @@ class Speaking:
                 f"send_audio takes bytes, not {type(audio).__name__}; for base64 text use send_audio_base64", code="invalid_audio"
             )
         call = self._call
-        call.check_process()
+        if os.getpid() != call.pid:
+            call.check_process()
         call.waiting.mark()
         whole = call.sound.outgoing(audio)
         if whole:

@@ -92,16 +92,19 @@ class Waiting:
     def offer(self, event: Event) -> None:
         """Remember an event and wake whoever waits for it."""
         with self._lock:
-            self._number += 1
-            entry = (self._number, event)
-            (self._kept_audio if type(event) is AudioDelta else self._kept).append(entry)
-            if isinstance(event, Closed):
-                self._closed = event
+            self._number = number = self._number + 1
+            entry = (number, event)
+            if event.__class__ is AudioDelta:
+                self._kept_audio.append(entry)
+            else:
+                self._kept.append(entry)
+                if event.__class__ is Closed:
+                    self._closed = event
             for waiter in self._waiters:
                 if isinstance(event, (waiter.cls, Closed)):
                     waiter.found.append(entry)
                     waiter.woken.release()
-            number, streams = self._number, self._streams
+            streams = self._streams
         for stream in streams:
             if number > stream.first:
                 stream.offer(event)

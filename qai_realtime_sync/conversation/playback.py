@@ -14,7 +14,7 @@ from qai_realtime_sync.commands import Command, TruncateItem
 from qai_realtime_sync.config import AudioFormat
 from qai_realtime_sync.events import AudioDelta, Event, PlaybackStopped, ResponseDone
 
-__all__ = ["Playback", "Sink", "Stopped"]
+__all__ = ["Began", "Playback", "Sink", "Stopped"]
 
 _log = logging.getLogger("qai_realtime_sync")
 _REMEMBERED = 64
@@ -46,6 +46,14 @@ class _Piece:
     can_be_cut: bool = True
 
 
+@attrs.frozen
+class Began:
+    """An answer's sound will be heard at ``at``; what plays before it ends at ``silent_at``. Seconds of the client's clock."""
+
+    at: float
+    silent_at: float
+
+
 @attrs.frozen(kw_only=True)
 class Stopped:
     """What came of stopping: what to tell, the commands that cut the answer at what was heard, and the answers that are void now."""
@@ -71,13 +79,20 @@ class Playback:
         self._running_dry = 0.0
         self._clock_failed = False
 
-    def told(self, event: Event) -> None:
-        """Follow the service: sound is written to the sink."""
+    def told(self, event: Event) -> Began | None:
+        """Follow the service: sound is written to the sink. Return when an item is heard whose first sound this is."""
         if isinstance(event, AudioDelta):
-            self._write(event)
-        elif isinstance(event, ResponseDone):
+            return self._write(event)
+        if isinstance(event, ResponseDone):
             with self._lock:
                 self._ended.append(event.response_id)
+        return None
+
+    @property
+    def silent_at(self) -> float:
+        """When the last sound that was written ends, or ended; seconds of the client's clock."""
+        with self._lock:
+            return self._running_dry
 
     @property
     def seconds_left(self) -> float:
@@ -152,13 +167,15 @@ class Playback:
                 reason="finished",
             )
 
-    def _write(self, event: AudioDelta) -> None:
+    def _write(self, event: AudioDelta) -> Began | None:
+        began = None
         with self._lock:
             played = self._played()
             if played > self._written:
                 self._written = played
             piece = self._pieces[-1] if self._pieces else None
             if piece is None or (piece.item_id, piece.response_id) != (event.item_id, event.response_id):
+                began = Began(self._clock() + (self._written - played) / 1000, self._running_dry)
                 piece = _Piece(
                     response_id=event.response_id, item_id=event.item_id, content_index=event.content_index, begins=self._written
                 )
@@ -168,6 +185,7 @@ class Playback:
             self._running_dry = max(self._running_dry, self._clock()) + milliseconds / 1000
             piece.length += milliseconds
             self._written += milliseconds
+        return began
 
     def _current(self) -> _Piece | None:
         """The item that is heard now: the one the played time falls into, or the last if the answer is still being made."""

@@ -9,7 +9,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Literal, Union
 
 import attrs
@@ -52,20 +52,16 @@ def bind_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> di
 
     Raises: ValueError, with words a model can act on, for an argument that is missing, unknown or of the wrong kind.
     """
-    from cattrs import Converter  # lazily: only programs with tools need it
-    from cattrs.errors import BaseValidationError
-
     hints, parameters = _hints(function), _parameters(function)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     values: dict[str, Any] = {}
-    converter = _converter(Converter)
     for key, value in given.items():
         if key not in parameters and not takes_any:
             raise ValueError(f"there is no argument {key!r}; arguments: {', '.join(parameters) or 'none'}")
         hint = hints.get(key, Any)
         try:
-            values[key] = value if hint is Any else _structure(converter, value, hint)
-        except (BaseValidationError, ValueError, TypeError, KeyError) as error:
+            values[key] = _value(value, hint)
+        except Exception as error:  # also what a class of the program raises when it is made
             raise ValueError(f"argument {key!r} must be {_name(hint)}, not {json.dumps(value)[:80]}") from error
     for key, parameter in parameters.items():
         if key not in values and parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
@@ -82,17 +78,13 @@ def plain_result(value: Any) -> str:
         return value
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise ValueError("the tool returned bytes; return text or something with a JSON form")
-    if value is not None and not isinstance(value, (bool, int, float, dict, list)) or isinstance(value, enum.Enum):
-        from cattrs.preconf.json import make_converter  # lazily: only programs with tools need it
-
-        value = make_converter().unstructure(value)
-    elif isinstance(value, (dict, list)):
-        from cattrs.preconf.json import make_converter
-
-        value = make_converter().unstructure(value)
     try:
+        if value is not None and type(value) not in (bool, int, float):
+            from cattrs.preconf.json import make_converter  # lazily: only programs with tools need it
+
+            value = make_converter().unstructure(value)
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"the tool's result has no JSON form: {error}") from None
 
 
@@ -149,9 +141,8 @@ def _schema(hint: Any, where: str) -> dict[str, Any]:
     if origin in (Union, types.UnionType):
         return _union(arguments, where)
     container = origin or hint
-    if isinstance(container, type) and issubclass(container, (list, tuple, set, frozenset, Sequence)):
-        inner = [a for a in arguments if a is not Ellipsis]
-        return {"type": "array", "items": _schema(inner[0], where) if inner else {}}
+    if _is_array(container):
+        return _array(container, arguments, where)
     if isinstance(container, type) and issubclass(container, Mapping):
         schema: dict[str, Any] = {"type": "object"}
         if len(arguments) == 2:
@@ -160,6 +151,21 @@ def _schema(hint: Any, where: str) -> dict[str, Any]:
     if isinstance(hint, type) and (attrs.has(hint) or hasattr(hint, "__dataclass_fields__")):
         return _class_schema(hint, where)
     raise ConfigError(f"{where}: {_name(hint)} has no JSON Schema here; give `parameters=` by hand")
+
+
+def _is_array(container: Any) -> bool:
+    if not isinstance(container, type) or issubclass(container, (str, bytes, bytearray, memoryview, range)):
+        return False
+    return issubclass(container, (list, tuple, set, frozenset, Sequence, Set))
+
+
+def _array(container: type, arguments: tuple[Any, ...], where: str) -> dict[str, Any]:
+    if issubclass(container, tuple) and arguments and arguments[-1] is not Ellipsis:
+        # Of a fixed length; what stands where is checked when a call comes, because few models read such a schema.
+        kinds = [_schema(argument, where) for argument in dict.fromkeys(arguments)]
+        items = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+        return {"type": "array", "items": items, "minItems": len(arguments), "maxItems": len(arguments)}
+    return {"type": "array", "items": _schema(arguments[0], where) if arguments else {}}
 
 
 def _enumeration(values: list[Any]) -> dict[str, Any]:
@@ -190,7 +196,8 @@ def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     notes = {m[1]: m[2].strip() for m in re.finditer(r"^:param (?:\S+ )?(\w+):(.*)$", text, re.MULTILINE)}
     head, _, rest = text.partition("Args:\n")
     body = re.split(r"^\S", rest, maxsplit=1, flags=re.MULTILINE)[0]
-    for m in re.finditer(r"^ {2,8}(\w+)(?: \([^)]*\))?:\s*(.+(?:\n {9,}.+)*)", body, re.MULTILINE):
+    indent = re.match(r" *", body)[0]  # type: ignore[index]  # always matches
+    for m in re.finditer(rf"^{indent}(\w+)(?: \([^)]*\))?:(.*(?:\n{indent} +.*)*)", body, re.MULTILINE):
         notes[m[1]] = " ".join(m[2].split())
     summary = re.split(r"^(?::param|Returns:|Raises:|Yields:)", head, maxsplit=1, flags=re.MULTILINE)[0]
     return " ".join(summary.split()), notes
@@ -203,43 +210,80 @@ def _name(hint: Any) -> str:
     return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")  # type: ignore[return-value]
 
 
-def _converter(make: Callable[..., Any]) -> Any:
-    """A converter that does not turn one kind into another: a model that writes "5" for a number is told so, not obeyed by luck."""
-    converter = make(forbid_extra_keys=True)
-    for kind in (str, int, bool):
-        converter.register_structure_hook(kind, _strict(kind))
-    converter.register_structure_hook(float, _strict_float)
-    return converter
+def _value(value: Any, hint: Any) -> Any:
+    """The Python value of a JSON value; the mirror of `_schema`.
 
+    One kind is not turned into another: a model that writes "5" for a number is told so, not obeyed by luck.
 
-def _strict(kind: type) -> Callable[[Any, Any], Any]:
-    def check(value: Any, _: Any) -> Any:
-        if kind is int and isinstance(value, float) and value.is_integer():
-            return int(value)
-        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise ValueError(f"not {kind.__name__}")
+    Raises: any exception for a value that does not fit.
+    """
+    if hint is Any:
         return value
+    if hint in _PLAIN:
+        return _plain_value(value, hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _value(value, arguments[0])
+    if origin is Literal:
+        return next(one for one in arguments if _same(one, value))
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return next(member for member in hint if _same(member.value, value))
+    if origin in (Union, types.UnionType):
+        return _first_that_fits(value, arguments)
+    container = origin or hint
+    if _is_array(container):
+        return _array_value(value, container, arguments)
+    if isinstance(container, type) and issubclass(container, Mapping):
+        if not isinstance(value, dict):
+            raise TypeError("not an object")
+        inner = arguments[1] if len(arguments) == 2 else Any
+        return {key: _value(one, inner) for key, one in value.items()}
+    return _object(value, hint)
 
-    return check
+
+def _plain_value(value: Any, kind: Any) -> Any:
+    if kind is None or kind is type(None):
+        fits = value is None
+    elif kind is float:
+        fits = type(value) in (int, float)
+    else:
+        fits = type(value) is kind
+        if kind is int and type(value) is float and value.is_integer():
+            return int(value)
+    if not fits:
+        raise TypeError("of another kind")
+    return float(value) if kind is float else value
 
 
-def _strict_float(value: Any, _: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError("not a number")
-    return float(value)
+def _same(one: Any, value: Any) -> bool:
+    return type(one) is type(value) and bool(one == value)
 
 
-def _structure(converter: Any, value: Any, hint: Any) -> Any:
-    arguments = typing.get_args(hint)
-    if typing.get_origin(hint) in (Union, types.UnionType):
-        for argument in arguments:
-            if argument is type(None):
-                if value is None:
-                    return None
-                continue
-            try:
-                return _structure(converter, value, argument)
-            except Exception as error:  # the next member of the union may fit; the last failure is raised
-                failure = error
-        raise failure
-    return converter.structure(value, hint)
+def _first_that_fits(value: Any, hints: tuple[Any, ...]) -> Any:
+    """Of a union the first member that fits; whole numbers are not made fractions if a later member is int."""
+    for hint in sorted(hints, key=lambda hint: hint is float):
+        try:
+            return _value(value, hint)
+        except Exception as error:  # the next one may fit; the last failure is raised
+            failure = error
+    raise failure
+
+
+def _array_value(value: Any, container: type, hints: tuple[Any, ...]) -> Any:
+    if not isinstance(value, list):
+        raise TypeError("not an array")
+    if issubclass(container, tuple) and hints and hints[-1] is not Ellipsis:
+        return tuple(_value(one, hint) for one, hint in zip(value, hints, strict=True))
+    found = [_value(one, hints[0] if hints else Any) for one in value]
+    made = next((kind for kind in (tuple, frozenset, set) if issubclass(container, kind)), list)
+    if made is list and not issubclass(container, (list, Sequence)):
+        made = set  # an abstract set
+    return made(found)
+
+
+def _object(value: Any, cls: type) -> Any:
+    """An attrs class or dataclass, made by its constructor; unknown keys are refused."""
+    hints, parameters = typing.get_type_hints(cls), inspect.signature(cls).parameters
+    if not isinstance(value, dict) or set(value) - set(parameters):
+        raise TypeError("not such an object")
+    return cls(**{key: _value(one, hints.get(key, Any)) for key, one in value.items()})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import collections
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -21,16 +22,21 @@ from qai_realtime_sync.events import (
     ResponseDone,
     SpeechStarted,
     SpeechStopped,
+    TextDelta,
     TextDone,
     TranscriptCorrected,
+    TranscriptDelta,
     TranscriptDone,
     TurnDone,
 )
-from qai_realtime_sync.turns import ToolCall, Turn
+from qai_realtime_sync.turns import ToolCall, Turn, words_heard
 
-__all__ = ["Turns"]
+__all__ = ["FOLLOWED", "Turns"]
 
 _REMEMBERED = 1000
+_SAME_RUN = 0.002  # seconds: sound that begins this near to the end of the last piece goes on from there
+_MOST_RUNS = 10_000
+_PADDING, _SILENCE = 0.3, 0.5  # what services hold before and after speech if nothing else is said (source: OpenAI reference)
 
 
 @attrs.define(eq=False)
@@ -40,8 +46,11 @@ class _Open:
     turn: Turn
     running: set[str] = attrs.field(factory=set)
     calls: dict[str, ToolCall] = attrs.field(factory=dict)
+    asking: set[str] = attrs.field(factory=set)  # answers that called a function: another answer follows them
     answers: dict[tuple[str, str], str] = attrs.field(factory=dict)
     heard: dict[str, str] = attrs.field(factory=dict)
+    kept: dict[str, str] = attrs.field(factory=dict)  # items that were cut: the text the service keeps of them
+    cut: tuple[str, str] | None = None  # the item that was cut here, as a key of answers
     told: bool = False
 
 
@@ -57,6 +66,13 @@ class Turns:
         self._by_item: dict[str, _Open] = {}
         self._by_response: dict[str, _Open] = {}
         self._number = 0
+        self.noted: dict[type[Event], str] = {AudioDelta: "?", TextDelta: "?", TranscriptDelta: "?"}
+        """Of each kind of delta the answer whose first one was noted last: of the rest nothing is to be learned."""
+        self._sounding: _Open | None = None  # whose answer was put last behind what plays
+        self._runs: list[tuple[float, float]] = []  # the user's sound that was recorded: its seconds, and when each began
+        self._spoken = 0.0
+        self.padding, self.silence = _PADDING, _SILENCE
+        """Seconds of sound that the service counts before and after the user's speech."""
 
     def snapshot(self) -> list[Turn]:
         """Copies of the turns, in order."""
@@ -93,15 +109,55 @@ class Turns:
             done = row(self, event, at)
             return None if done is None else TurnDone(turn=done.turn)
 
+    def sounds(self, response_id: str, at: float, silent_at: float) -> None:
+        """An answer is heard from ``at`` on; what plays before it ends at ``silent_at``."""
+        with self._lock:
+            last, self._sounding = self._sounding, self._by_response.get(response_id)
+            if last is not None and last is not self._sounding and last.turn.sound_ended_at is None:
+                last.turn.sound_ended_at = min(at, silent_at)
+            if self._sounding is not None and self._sounding.turn.first_sound_at is None:
+                self._sounding.turn.first_sound_at = at
+
+    def silent(self, at: float) -> None:
+        """What played was heard to its end at ``at``."""
+        with self._lock:
+            last, self._sounding = self._sounding, None
+            if last is not None:
+                last.turn.sound_ended_at = at
+
+    def spoke(self, at: float, seconds: float) -> None:
+        """The next ``seconds`` of the user's sound stand at ``at`` in the recording."""
+        with self._lock:
+            if not self._runs or abs(self._time_of(self._spoken) - at) > _SAME_RUN:
+                self._runs.append((self._spoken, at))
+                del self._runs[:-_MOST_RUNS]
+            self._spoken += seconds
+
+    def connected(self) -> None:
+        """A connection begins: the service counts the user's sound anew."""
+        with self._lock:
+            self._runs.clear()
+            self._spoken = 0.0
+
+    def _time_of(self, position: float) -> float:
+        """Return when the user's sound at ``position`` seconds was heard."""
+        spoken, at = self._runs[max(0, bisect.bisect_right(self._runs, (position, float("inf"))) - 1)]
+        return at + position - spoken
+
     # -- rows: one per event ---------------------------------------------------------------------------------------------------
 
     def _speech_started(self, event: SpeechStarted, at: float) -> None:
-        current = self._for_user(event.item_id)
-        if current.turn.speech_started_at is None:
-            current.turn.speech_started_at = at
+        turn = self._for_user(event.item_id).turn
+        if turn.speech_started_at is None:
+            turn.speech_started_at = at
+        if turn.spoke_from is None and self._runs and event.audio_start_ms is not None:
+            turn.spoke_from = self._time_of(event.audio_start_ms / 1000 + self.padding)
 
     def _speech_stopped(self, event: SpeechStopped, at: float) -> None:
-        self._for_user(event.item_id).turn.speech_stopped_at = at
+        turn = self._for_user(event.item_id).turn
+        turn.speech_stopped_at = at
+        if self._runs and event.audio_end_ms is not None:
+            turn.spoke_until = self._time_of(event.audio_end_ms / 1000 - self.silence)
 
     def _committed(self, event: InputCommitted, at: float) -> None:
         current = self._for_user(event.item_id)
@@ -132,8 +188,19 @@ class Turns:
 
     def _audio(self, event: AudioDelta, at: float) -> None:
         current = self._by_response.get(event.response_id)
-        if current is not None and current.turn.first_audio_at is None:
+        if current is None:
+            return
+        if current.turn.first_audio_at is None:
             current.turn.first_audio_at = at
+        self.noted[AudioDelta] = event.response_id
+
+    def _words(self, event: TextDelta | TranscriptDelta, at: float) -> None:
+        current = self._by_response.get(event.response_id)
+        if current is None or (isinstance(event, TranscriptDelta) and event.source != "output"):
+            return
+        if current.turn.first_text_at is None:
+            current.turn.first_text_at = at
+        self.noted[type(event)] = event.response_id
 
     def _created(self, event: ResponseCreated, at: float) -> None:
         self._for_answer(event.response_id).running.add(event.response_id)
@@ -142,20 +209,34 @@ class Turns:
         current = self._for_answer(event.response_id)
         call = ToolCall(name=event.name, call_id=event.call_id, arguments=event.arguments)
         current.calls[event.call_id] = call
+        current.asking.add(event.response_id)
         current.turn.tool_calls.append(call)
 
     def _stopped(self, event: PlaybackStopped, at: float) -> None:
         current = self._by_response.get(event.response_id)
-        if current is not None and event.reason != "finished":
+        if event.reason == "finished":
+            return
+        self._sounding = None
+        if current is not None:
             current.turn.interrupted = True
             current.turn.heard_ms = event.heard_ms
             current.turn.audio_ms = event.received_ms
+            current.turn.sound_ended_at = at
+            current.cut = (event.response_id, event.item_id)
+            self._weigh(current)
+        for later in reversed(self._turns):
+            if later is current or later.turn.first_sound_at is None or later.turn.first_sound_at <= at:
+                break
+            # It waited behind what was stopped: nobody heard any of it.
+            later.turn.first_sound_at, later.turn.interrupted = None, True
+            later.turn.heard_text = ""
 
     def _truncated(self, event: ItemTruncated, at: float) -> None:
         for current in reversed(self._turns):
             if any(item_id == event.item_id for _, item_id in current.answers):
                 if event.transcript:
-                    current.turn.heard_text = event.transcript.strip()
+                    current.kept[event.item_id] = event.transcript.strip()
+                    self._weigh(current)
                 return
 
     def _done(self, event: ResponseDone, at: float) -> _Open | None:
@@ -165,9 +246,7 @@ class Turns:
         current.running.discard(event.response_id)
         if event.status == "cancelled":
             current.turn.interrupted = True
-        asked = any(item.type == "function_call" for item in event.output) or any(
-            call.output is None for call in current.calls.values()
-        )
+        asked = event.response_id in current.asking or any(item.type == "function_call" for item in event.output)
         if current.running or current.told or (asked and event.status == "completed"):
             return None
         current.told = True
@@ -210,6 +289,23 @@ class Turns:
     @staticmethod
     def _join(current: _Open) -> None:
         current.turn.assistant = " ".join(text.strip() for text in current.answers.values() if text.strip())
+        Turns._weigh(current)
+
+    @staticmethod
+    def _weigh(current: _Open) -> None:
+        """Tell what was heard of several items, or of one that the service cut; of a single one its length alone tells it."""
+        if not current.kept and (current.cut is None or len(current.answers) < 2):
+            return
+        turn, heard, over = current.turn, [], False
+        for key, text in current.answers.items():
+            if key[1] in current.kept:
+                heard.append(current.kept[key[1]])
+            elif key == current.cut and turn.heard_ms is not None:
+                heard.append(words_heard(text, turn.heard_ms, turn.audio_ms))
+            elif not over:
+                heard.append(text.strip())
+            over = over or key == current.cut
+        turn.heard_text = " ".join(text for text in heard if text)
 
 
 _ROWS: dict[type[Event], Callable[[Turns, Any, float], _Open | None]] = {
@@ -220,9 +316,14 @@ _ROWS: dict[type[Event], Callable[[Turns, Any, float], _Open | None]] = {
     TranscriptCorrected: Turns._corrected,
     TextDone: Turns._text,
     AudioDelta: Turns._audio,
+    TextDelta: Turns._words,
+    TranscriptDelta: Turns._words,
     ResponseCreated: Turns._created,
     FunctionCall: Turns._called,
     PlaybackStopped: Turns._stopped,
     ItemTruncated: Turns._truncated,
     ResponseDone: Turns._done,
 }
+
+FOLLOWED: Final = frozenset(_ROWS)
+"""The events that `Turns.told` has something to learn from."""

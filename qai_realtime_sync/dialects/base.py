@@ -1,7 +1,8 @@
 """What every dialect is: two tables (wire tag to decoder, command to encoder) and the rules that use them.
 
 A dialect is pure: it opens nothing, sends nothing, logs nothing and reads no clock. One instance serves one connection, because
-some events need what an earlier frame said. ``decode`` never raises; ``encode`` raises only `UnsupportedCommandError`.
+some events need what an earlier frame said. ``decode`` never raises; ``encode`` raises only `UnsupportedCommandError`. One thread
+may decode while another encodes; two must not do the same at once.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Dialect:
     traits: Traits = Traits()
     decoders: ClassVar[Mapping[str, Decoder]] = {}
     encoders: ClassVar[Mapping[type[Command], Encoder]] = {}
-    sound_key: ClassVar[bytes] = b""
+    sound_key: ClassVar[str] = ""
     """The JSON key, with its quotes, whose value is sound."""
 
     def __init__(self, gateway: bool = False) -> None:
@@ -56,21 +57,22 @@ class Dialect:
 
     def decode(self, frame: Frame | str | bytes | bytearray | memoryview) -> list[Event]:
         """Return the events of one WebSocket message, none, one or several, in order. Never raises."""
+        text: str | None = None
         if type(frame) is Frame:
             payload: Any = frame.payload
+            text = frame.string
             if not frame.text and self.binary_is_sound():
                 return self.sound(payload)
         else:
             payload = frame
             if type(frame) is not str and self.binary_is_sound():
                 return self.sound(payload)
-        kind = type(payload)
-        if (kind is memoryview or kind is bytes) and len(payload) > WORTHWHILE and self.sound_key:
-            found = cut(payload, self.sound_key)
+        if len(payload) > WORTHWHILE and self.sound_key and (type(payload) is memoryview or type(payload) is bytes):
+            found = cut(payload, self.sound_key, text)
             if found is not None and self.place(*found):
                 return self.understand(found[0])
         try:
-            value = loads(payload)
+            value = loads(payload if text is None else text)
         except ValueError as error:
             return [Unknown(problem=f"not JSON: {error}", raw=_readable(payload))]
         if type(value) is not dict:
@@ -168,7 +170,7 @@ def remember(mapping: dict[_Key, _Value], key: _Key, value: _Value, limit: int =
     """Keep a value for a later frame; beyond ``limit`` the oldest is forgotten, so a long session cannot grow."""
     mapping[key] = value
     if len(mapping) > limit:
-        del mapping[next(iter(mapping))]
+        mapping.pop(list(mapping)[0], None)  # a copy, and no error if it is gone: another thread may be encoding
 
 
 

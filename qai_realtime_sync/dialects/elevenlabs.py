@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import attrs
+
 from qai_realtime_sync.commands import Configure
 from qai_realtime_sync.config import DEFAULT_VOICE, UNSET, RealtimeConfig, RealtimeSession, Tool
 from qai_realtime_sync.dialects import address
@@ -60,7 +62,7 @@ class ElevenLabs(Dialect):
     )
     decoders = DECODERS
     encoders = ENCODERS
-    sound_key = b'"audio_base_64"'
+    sound_key = '"audio_base_64"'
 
     def __init__(self, gateway: bool = False) -> None:
         super().__init__(gateway)
@@ -165,8 +167,11 @@ class ElevenLabs(Dialect):
     # -- the end ---------------------------------------------------------------------------------------------------------
 
     def ending(self, code: int | None, reason: str) -> Ending:
-        """Read the close; 4300 is a queue that took too long (source: the vendor's SDK)."""
-        return LOST if code == 4300 else meaning_of(code, reason)
+        """Read the close; 1002 is a failure of the service, 4300 a queue that took too long (source: the vendor's SDK)."""
+        words = by_words(reason)
+        if words is None and code == 1002:
+            return attrs.evolve(LOST, retry=False)  # the error before it says if a new conversation is worth trying
+        return words or (LOST if code == 4300 else meaning_of(code, reason))
 
     def error_ending(self, event: ErrorReceived) -> Ending | None:
         """Read the error that comes just before a close: by its word, then by its number."""

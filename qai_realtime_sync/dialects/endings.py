@@ -52,7 +52,7 @@ _WORDS: Final[tuple[tuple[str, Ending], ...]] = (
     ("budget", QUOTA),
     ("quota", QUOTA),
     ("resource_exhausted", QUOTA),
-    ("billing", QUOTA),
+    ("billing_hard_limit", QUOTA),
     ("session duration limit", CAP),
     ("session_expired", CAP),
     ("max_duration", CAP),

@@ -68,7 +68,7 @@ class Gemini(Dialect):
     )
     decoders = DECODERS
     encoders = ENCODERS
-    sound_key = b'"data"'
+    sound_key = '"data"'
 
     def __init__(self, gateway: bool = False) -> None:
         super().__init__(gateway)
@@ -147,14 +147,17 @@ class Gemini(Dialect):
     def understand(self, value: Value) -> list[Event]:
         """Return the events of all members, in the order of the table."""
         told: list[Event] = []
+        members = value if len(value) == 1 else [tag for tag in self.decoders if tag in value]
         known = False
-        for tag, decoder in self.decoders.items():
-            if type(value.get(tag)) is dict:
-                known = True
-                try:
-                    told += decoder(self, value)
-                except UnreadableError as error:
-                    told.append(Unknown(type=tag, problem=str(error), raw=value))
+        for tag in members:
+            decoder = self.decoders.get(tag)
+            if decoder is None or type(value[tag]) is not dict:
+                continue
+            known = True
+            try:
+                told += decoder(self, value)
+            except UnreadableError as error:
+                told.append(Unknown(type=tag, problem=str(error), raw=value))
         if known:
             return told
         tag = next(iter(value), "")

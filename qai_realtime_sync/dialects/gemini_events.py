@@ -124,17 +124,19 @@ def setup_complete(dialect: Gemini, value: Value) -> list[Event]:
 )
 def server_content(dialect: Gemini, value: Value) -> list[Event]:
     """What the model hears and says; one message may hold several fields at once (recorded)."""
-    content = read_mapping(value.get("serverContent"))
+    content = value["serverContent"]
     told: list[Event] = []
-    interim = at(content, "interimInputTranscription", "text")
-    if type(interim) is str and interim:
+    if "interimInputTranscription" in content and (interim := read_text(at(content, "interimInputTranscription", "text"))):
         turn = dialect.input_turn or dialect.turn
         told.append(TranscriptDelta(raw=value, text=interim, snapshot=True, source="input", response_id=turn))
-    told += dialect.heard_user(content.get("inputTranscription"), value)
-    parts = at(content, "modelTurn", "parts")
-    for part in parts if type(parts) is list else ():
-        told += dialect.said(part, value)
-    told += dialect.heard_model(content.get("outputTranscription"), value)
+    if "inputTranscription" in content:
+        told += dialect.heard_user(content["inputTranscription"], value)
+    if "modelTurn" in content:
+        parts = at(content, "modelTurn", "parts")
+        for part in parts if type(parts) is list else ():
+            told += dialect.said(part, value)
+    if "outputTranscription" in content:
+        told += dialect.heard_model(content["outputTranscription"], value)
     if content.get("interrupted") is True:
         told += dialect.cut_off(value)
     if content.get("generationComplete") is True and dialect.sounded:

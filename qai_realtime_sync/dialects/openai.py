@@ -40,7 +40,7 @@ class OpenAI(Dialect):
     )
     decoders = with_underscores(DECODERS)
     encoders = ENCODERS
-    sound_key = b'"delta"'
+    sound_key = '"delta"'
 
     def __init__(self, gateway: bool = False) -> None:
         super().__init__(gateway)

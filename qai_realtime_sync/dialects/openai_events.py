@@ -306,7 +306,7 @@ def response_done(dialect: OpenAI, value: Value) -> list[Event]:
     )
     told: list[Event] = [done]
     spoken_over = dialect.running.pop(done.response_id, False)
-    if done.status == "cancelled" and (done.reason == "turn_detected" or spoken_over):
+    if done.status == "cancelled" and (done.reason == "turn_detected" or (spoken_over and not done.reason)):
         spoken = [item.id for item in done.output if item.type == "message"]
         told.insert(
             0,

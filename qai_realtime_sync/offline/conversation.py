@@ -23,6 +23,7 @@ __all__ = ["SPEECH_WITHOUT_WORDS", "Conversation", "Teller"]
 
 SPEECH_WITHOUT_WORDS = "(speech)"
 _SHORTEST_COMMIT_MS = 100
+_SOUND_KEPT = 4 * 1024 * 1024  # bytes of a conversation's sound that can be retrieved
 
 
 class Teller(Protocol):
@@ -40,7 +41,7 @@ class Teller(Protocol):
 class Conversation:
     """The state of one conversation.
 
-    `hear`, `commit`, `clear` and `configure` belong to one thread, the one that receives; all other methods may be called from any.
+    `hear`, `commit`, `clear`, `configure` and `close` belong to one thread, the one that receives; all others may be called from any.
     ``pace`` is how much faster than it plays sound is sent. ``allow`` is asked before each answer (a rate limit).
     """
 
@@ -127,7 +128,9 @@ class Conversation:
         with self.lock:
             item = self._spoken_item()
             item.audio = self._ear.take()
+            item.heard_seconds = len(item.audio) / self.settings.input_format.bytes_per_second
             item.status = "completed"
+            self._forget_old_sound(_SOUND_KEPT - len(item.audio))
             previous = self._last_id()
             self.items.append(item)
             self._turn = None
@@ -136,9 +139,15 @@ class Conversation:
         text = self._ear.transcribe()
         with self.lock:
             item.text = SPEECH_WITHOUT_WORDS if text is None else text
-            seconds = len(item.audio) / self.settings.input_format.bytes_per_second
-            self.teller.tell(facts.Heard(item, item.text, True, seconds))
+            self.teller.tell(facts.Heard(item, item.text, True, item.heard_seconds))
         return item
+
+    def _forget_old_sound(self, keep: int) -> None:
+        """Keep the newest ``keep`` bytes of the user's sound, in whole items: a call may last for hours."""
+        for item in reversed(self.items):
+            keep -= len(item.audio)
+            if keep < 0:
+                item.audio = b""
 
     def _answer_turn(self) -> None:
         with self.lock:
@@ -163,6 +172,12 @@ class Conversation:
         with self.lock:
             self._turn = None
             self.teller.tell(facts.BufferCleared())
+
+    @property
+    def has_spoken(self) -> bool:
+        """There is an answer with sound in this conversation."""
+        with self.lock:
+            return any(item.role == "assistant" and item.generated_ms for item in self.items)
 
     # -- items ---------------------------------------------------------------------------------------------------------------
 
@@ -245,6 +260,7 @@ class Conversation:
             spoken = self.settings.spoken if request.spoken is None else request.spoken
             response = Response(new_id("resp"), request, spoken, "" if request.out_of_band else self.id)
             situation = self._situation(request)
+            steps = self._steps(request, situation)
             if not request.out_of_band:
                 self.active = response
                 for item in self.items:
@@ -257,7 +273,6 @@ class Conversation:
                 )
                 self._end(response, "failed", "")
                 return response
-            steps = self._steps(request, situation)
             self._weigh(response, situation)
             reply = Reply(self, response, steps)
             self._replies = [one for one in self._replies if one.alive] + [reply]
@@ -295,8 +310,7 @@ class Conversation:
     def _weigh(self, response: Response, situation: Situation) -> None:
         usage = response.usage
         usage.input_text = 1 + (len(situation.instructions) + sum(len(item.text + item.output) for item in self.items)) // 4
-        heard = sum(len(item.audio) for item in self.items) / self.settings.input_format.bytes_per_second
-        usage.input_audio = round(heard * 10)
+        usage.input_audio = round(sum(item.heard_seconds for item in self.items) * 10)
 
     def cancel(self, response_id: str = "") -> None:
         """End an answer before it is complete. Raises: RefusedError if none is being made."""
@@ -388,15 +402,20 @@ class Conversation:
 
     # -- the end -------------------------------------------------------------------------------------------------------------
 
-    def close(self) -> list[threading.Thread]:
-        """End everything without another word; return the threads that are about to end, to be joined."""
-        self._ear.close()
+    def halt(self) -> None:
+        """End everything without another word; may be called from any thread."""
         with self.lock:
             self._closed = True
-            idle = self._idle
             self._stop_idling()
             self.active = None
             for reply in self._replies:
                 reply.response.stop.set()
-            threads = [reply.thread for reply in self._replies]
-        return [*threads, *([idle] if idle is not None else [])]
+
+    def close(self) -> list[threading.Thread]:
+        """Halt and give the ear back; return the threads that are about to end, to be joined. For the receiving thread."""
+        with self.lock:
+            idle = self._idle
+            self.halt()
+            self._ear.close()
+            self._forget_old_sound(0)
+        return [*(reply.thread for reply in self._replies), *([idle] if idle is not None else [])]

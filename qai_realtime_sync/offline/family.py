@@ -73,7 +73,10 @@ class FamilySpelling(abc.ABC):
         """Queue one server event."""
         frame = {"type": kind, "event_id": new_id("event"), **fields}
         self._journal.note(self.terms.number, "sent", kind, frame)
-        self._outlet.put(json.dumps(frame, ensure_ascii=False, separators=(",", ":")))
+        text = json.dumps(frame, ensure_ascii=False, separators=(",", ":"))
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            text = json.dumps(frame, separators=(",", ":"))  # half a character, which a client sent, cannot be UTF-8
+        self._outlet.put(text)
 
     def flush(self) -> None:
         """Write what is queued."""

@@ -15,6 +15,7 @@ _GUESS_EVERY = 10  # frames
 _WIDE = "40,3,-1,0,0,0,0,0,0,0,0,0,0"
 _NARROW = "42.97,27.23,-36.04,34.06,-17.53,-1.8,8.24,-22.06,23.13,-7.07,-1.55,8.25,-15.03"
 _NARROW_RATE = 8000
+_LONGEST_WAIT = 5.0  # seconds
 
 
 class Hearing:
@@ -27,9 +28,10 @@ class Hearing:
         import pocketsphinx
 
         self._pocketsphinx: Any = pocketsphinx
+        self._most = most
+        self._changed = threading.Condition()  # guards the two below
         self._idle: list[Any] = [self._make()]
-        self._free = threading.Semaphore(most)  # how many more may listen now
-        self._lock = threading.Lock()  # guards _idle
+        self._lent = 0
 
     def _make(self) -> Any:
         return self._pocketsphinx.Decoder(samprate=16000, loglevel="FATAL")
@@ -39,18 +41,29 @@ class Hearing:
         return Utterance(self, _NARROW if rate <= _NARROW_RATE else _WIDE)
 
     def borrow(self, wait: bool) -> Any | None:
-        """Return a recogniser, or ``None`` if all listen to others and ``wait`` is false."""
-        if not self._free.acquire(blocking=wait):
-            return None
-        with self._lock:
-            decoder = self._idle.pop() if self._idle else None
-        return decoder if decoder is not None else self._make()
+        """Return a recogniser, or ``None`` if all listen to others and ``wait`` is false.
+
+        Who waits gets an extra one after a while: others may hold theirs for as long as a key is pressed.
+        """
+        with self._changed:
+            if self._lent >= self._most and not (wait and self._wait()):
+                return None
+            self._lent += 1
+            if self._idle:
+                return self._idle.pop()
+        return self._make()
+
+    def _wait(self) -> bool:
+        self._changed.wait_for(lambda: self._lent < self._most, _LONGEST_WAIT)
+        return True
 
     def give_back(self, decoder: Any) -> None:
-        """Take a recogniser back that is between two utterances."""
-        with self._lock:
-            self._idle.append(decoder)
-        self._free.release()
+        """Take a recogniser back that is between two utterances; of the extra ones none is kept."""
+        with self._changed:
+            self._lent -= 1
+            if len(self._idle) < self._most:
+                self._idle.append(decoder)
+            self._changed.notify()
 
 
 class Utterance:

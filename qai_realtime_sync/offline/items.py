@@ -41,8 +41,8 @@ class Item:
     """One thing that was said, called or answered.
 
     ``kind`` is ``message``, ``function_call`` or ``function_call_output``; ``content`` says how a message came: ``text`` or ``audio``.
-    ``text`` is what was written or spoken. ``audio`` holds the user's sound as it was sent. ``generated_ms`` is how much sound was made
-    for it, ``truncated_ms`` where the client cut it.
+    ``text`` is what was written or spoken. ``audio`` holds the user's sound as it was sent (of the latest turns only), ``heard_seconds``
+    how long it was. ``generated_ms`` is how much sound was made for an answer, ``truncated_ms`` where the client cut it.
     """
 
     id: str
@@ -56,6 +56,7 @@ class Item:
     arguments: str = ""
     output: str = ""
     audio: bytes = attrs.field(default=b"", repr=False)
+    heard_seconds: float = 0.0
     parts: list[dict[str, Any]] | None = None  # a client's own message, echoed as it was written
     words: list[Word] = attrs.field(factory=list, repr=False)
     generated_ms: int = 0

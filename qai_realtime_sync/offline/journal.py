@@ -11,6 +11,7 @@ from typing import Any
 __all__ = ["Journal"]
 
 _MOST_ENTRIES = 50_000
+_LONGEST_TEXT = 4000  # characters; an image or a book in a frame is not kept
 _SOUND_NAMES = frozenset({"input_audio_buffer.append", "response.output_audio.delta", "response.audio.delta"})
 
 
@@ -67,6 +68,8 @@ def _short(name: str, key: str, value: Any) -> Any:
         return len(value) * 3 // 4
     if key == "audio" and isinstance(value, str):
         return len(value) * 3 // 4
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        return f"{value[:_LONGEST_TEXT]}… ({len(value)} characters)"
     if isinstance(value, dict):
         return {inner: _short(name, inner, one) for inner, one in value.items()}
     if isinstance(value, list):

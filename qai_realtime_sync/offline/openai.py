@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from qai_realtime_sync.offline import facts
 from qai_realtime_sync.offline.conversation import Conversation
 from qai_realtime_sync.offline.family import FamilySpelling, Outlet, Terms, now, place
-from qai_realtime_sync.offline.items import Item, Response, Usage
+from qai_realtime_sync.offline.items import Item, RefusedError, Response, Usage
 from qai_realtime_sync.offline.journal import Journal
 from qai_realtime_sync.offline.session import WireSession
 
@@ -147,6 +147,14 @@ class OpenAISpelling(FamilySpelling):
             "metadata": dict(response.request.metadata) if response.request.metadata is not None else None,
         }
 
+    def _session_update(self, frame: dict[str, Any]) -> None:
+        written = frame.get("session")
+        if isinstance(written, dict) and self.session.updated(written).voice != self.session.voice and self.conversation.has_spoken:
+            raise RefusedError(
+                "cannot_update_voice", "Cannot update a conversation's voice if assistant audio is present.", param="session.voice"
+            )
+        super()._session_update(frame)
+
     # -- facts ---------------------------------------------------------------------------------------------------------------
 
     def _speech_began(self, fact: facts.SpeechBegan) -> None:
@@ -207,6 +215,7 @@ class OpenAISpelling(FamilySpelling):
 
     client_events: ClassVar[Mapping[str, Callable[[Any, dict[str, Any]], None]]] = {
         **FamilySpelling.client_events,
+        "session.update": _session_update,
         "conversation.item.retrieve": FamilySpelling._item_retrieve,
     }
     fact_writers: ClassVar[Mapping[type, Callable[[Any, Any], None]]] = {

@@ -122,7 +122,7 @@ class RealtimeServer:
             lines = list(self._lines.values())
         goodbyes = []
         for line, conversation in lines:
-            conversation.close()
+            conversation.halt()
             line.hang_up(1001, "the server stops")
             # Each in a thread of its own: a client that reads nothing would hold up all others.
             goodbyes.append(threading.Thread(target=line.flush, name=f"qai-offline-goodbye-{line.name}", daemon=True))

@@ -159,7 +159,7 @@ def _voice(new: WireSession, value: object, param: str) -> None:
 
 
 def _model(new: WireSession, value: object, param: str) -> None:
-    if isinstance(value, str) and value:
+    if isinstance(value, str) and value and not (new.strict and new.model):  # at OpenAI the URL has decided
         new.model = value
 
 

@@ -231,11 +231,10 @@ class Connection:
         """Queue a data frame and write what goes: whether nothing waits, and the frame's number."""
         with self._lock:
             self._check_open()
-            number = self._lanes.put(data)
-            done = self._pump()
+            done = self._pump(data)
             if self._broken is not None:
                 raise self._write_error()
-            return done, number
+            return done, self._lanes.taken
 
     def _put_control(self, opcode: int, payload: bytes) -> None:
         with self._lock:
@@ -275,15 +274,15 @@ class Connection:
         error.__cause__ = self._broken
         return error
 
-    def _pump(self) -> bool:
-        """Write what goes without waiting; true if nothing is left. `_lock` is held.
+    def _pump(self, data: bytes | None = None) -> bool:
+        """Write what goes without waiting, a new data frame too if given; true if nothing is left. `_lock` is held.
 
         A failure is kept in `_broken`: the peer's last words may still be there to read, so the reader says how it ended.
         """
         if self._broken is not None or self._ending is not None:
             return False
         try:
-            return self._lanes.pump(self._stream)
+            return self._lanes.pump(self._stream) if data is None else self._lanes.pass_on(data, self._stream)
         except OSError as error:
             self._broken = error
             return False

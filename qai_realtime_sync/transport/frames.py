@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import struct
 import sys
 from collections.abc import Callable
 from typing import Final, TypeAlias
@@ -48,8 +49,8 @@ NOT_UTF8: Final = 1007
 TOO_BIG: Final = 1009
 
 _FIN = 0x80
-_WHOLE_TEXT = _FIN | TEXT
-_WHOLE_BINARY = _FIN | BINARY
+_WHOLE_TEXT: Final = _FIN | TEXT
+_WHOLE_BINARY: Final = _FIN | BINARY
 _RESERVED = 0x70
 _MASKED = 0x80
 _CONTROL_LIMIT = 125
@@ -102,8 +103,9 @@ Incoming: TypeAlias = Frame | Ping | Pong | Close
 class Parser:
     """Turn bytes of a server into messages and control frames, strictly.
 
-    ``max_size`` is the largest message in bytes, ``max_fragments`` the most frames one message may come in. Not thread-safe: one
-    thread at a time. After a `Close` everything else that arrives is ignored.
+    ``max_size`` is the largest message in bytes, ``max_fragments`` the most frames one message may come in: a bound for fragments
+    that add no bytes, twice what the public conformance suite sends. Not thread-safe: one thread at a time. After a `Close`
+    everything else that arrives is ignored.
     """
 
     __slots__ = (
@@ -122,7 +124,7 @@ class Parser:
         "_view",
     )
 
-    def __init__(self, max_size: int = 16 * 2**20, max_fragments: int = 16_384) -> None:
+    def __init__(self, max_size: int = 16 * 2**20, max_fragments: int = 131_072) -> None:
         self._max_size = max_size
         self._max_fragments = max_fragments
         self._buffer = bytearray(_START)
@@ -210,7 +212,7 @@ class Parser:
             # Nearly every frame is a whole message of less than 64 KiB that is all there; only this case is written for speed.
             buffer = self._buffer
             first, length = buffer[position], buffer[position + 1]
-            if (first == _WHOLE_TEXT or first == _WHOLE_BINARY) and not self._fragments and not self._checked:
+            if first in (_WHOLE_TEXT, _WHOLE_BINARY) and not self._fragments and not self._checked:
                 start = position + 2
                 if length == 126 and have >= 4:
                     start = position + 4
@@ -226,11 +228,11 @@ class Parser:
                         self._position = stop
                         return Frame(view, False)
                     try:
-                        str(view, "utf-8")
+                        text = str(view, "utf-8")
                     except UnicodeDecodeError:
                         raise FrameError(NOT_UTF8, _NOT_UTF8) from None
                     self._position = stop
-                    return Frame(view, True)
+                    return Frame(view, True, text)
             complete, incoming = self._take(position, have)
             if incoming is not None or not complete:
                 return incoming
@@ -247,7 +249,7 @@ class Parser:
             self._check_data(first, length)
         if stop > self._end:
             self._needed = header + length
-            if first == _WHOLE_TEXT:
+            if first & 0x0F == TEXT:
                 self._check_utf8(self._view[start : self._end], final=False)
             return False, None
         self._position = stop
@@ -362,18 +364,21 @@ def sendable_close_code(code: int) -> bool:
 # -- writing -----------------------------------------------------------------------------------------------------------------
 
 
+_SHORT, _MEDIUM, _LONG = (struct.Struct(layout).pack for layout in ("!BB4s", "!BBH4s", "!BBQ4s"))  # with the mask's key
+
+
 def encode(opcode: int, payload: bytes | bytearray | memoryview, key: bytes | None = None) -> bytes:
     """Write one unfragmented, masked frame; ``key`` is the mask, four bytes, random if it is not given."""
     key = key or os.urandom(4)
     length = len(payload)
     first = _FIN | opcode
     if length < 126:
-        header = bytes((first, _MASKED | length))
+        header = _SHORT(first, _MASKED | length, key)
     elif length < 65_536:
-        header = bytes((first, _MASKED | 126)) + length.to_bytes(2, "big")
+        header = _MEDIUM(first, _MASKED | 126, length, key)
     else:
-        header = bytes((first, _MASKED | 127)) + length.to_bytes(8, "big")
-    return b"".join((header, key, mask(payload, key)))
+        header = _LONG(first, _MASKED | 127, length, key)
+    return header + mask(payload, key)
 
 
 def close_payload(code: int, reason: str) -> bytes:

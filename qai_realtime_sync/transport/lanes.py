@@ -41,6 +41,26 @@ class Lanes:
         self.taken += 1
         return self.taken
 
+    def pass_on(self, frame: bytes, stream: Stream) -> bool:
+        """Add a data frame and give ``stream`` what it takes; past the queue if that is empty, as nearly always.
+
+        True if everything is in the kernel. Raises: OSError.
+        """
+        if self.waiting:
+            self.put(frame)
+            return self.pump(stream)
+        self.taken += 1
+        count = stream.write(frame)
+        if count == len(frame):
+            self.given += 1
+            return stream.push()
+        self._data.append(frame)
+        self.waiting = len(frame)
+        if not count:
+            return False
+        self._took(frame, _DATA, count)
+        return self.pump(stream)
+
     def put_control(self, opcode: int, frame: bytes) -> None:
         """Add a control frame, before all data."""
         self.waiting += len(frame) - len(self._control.get(opcode, b""))

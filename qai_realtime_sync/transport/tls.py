@@ -107,11 +107,8 @@ class TlsStream:
 
     def push(self) -> bool:
         if self._held:
-            try:
-                self._tls.write(self._held)
-                self._held = b""
-            except ssl.SSLWantReadError:
-                pass
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._held = self._held[self._tls.write(self._held) :]
             self._collect()
         while self._unsent:
             count = self._raw.send(self._unsent)

@@ -44,7 +44,8 @@ def upgrade(
     try:
         library.connect(f"{'wss' if address.secure else 'ws'}://{address.host_and_port}/", socket=sock, redirect_limit=0)  # type: ignore[no-untyped-call]
     except (websocket.WebSocketException, OSError, ValueError, RealtimeError):
-        raise sock.failure or _not_a_websocket(address, "its answer to the upgrade is not valid") from None
+        failure = sock.failure or _not_a_websocket(address, "its answer to the upgrade is not valid")
+        raise failure from failure.__cause__  # the system's reason if there is one, never the library's exception
     answer = sock.answer
     assert answer is not None  # the library cannot be content without having read it
     if "sec-websocket-extensions" in answer.headers:

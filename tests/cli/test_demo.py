@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.cli.conftest import Running, children_of, ended
 
 from qai_realtime_sync.cli.demo_script import GREETING, INTERRUPTION, QUESTION, words, wrong_words
+from tests.cli.running import Running, children_of, ended
 
 Start = Callable[..., Running]
 RATE = 24000
@@ -62,7 +62,7 @@ def assert_three_turns(left: Left, output: str) -> None:
         assert len(words(said)) >= 6
         assert wrong_words(said, heard) <= 0.2, f"{said!r} was heard as {heard!r}"
     assert_one_tool_call(left)
-    stopped = [event for event in left.events if event["name"] == "playback_stopped" and event["reason"] == "barge_in"]
+    stopped = [event for event in left.events if event["name"] == "playback_stopped" and event.get("reason") == "barge_in"]
     assert len(stopped) == 1
     cut = [event["audio_end_ms"] for event in left.events if event["name"] == "item_truncated"]
     assert cut == [stopped[0]["heard_ms"]]
@@ -190,7 +190,6 @@ def test_a_signal_ends_it_cleanly(
     assert "Traceback" not in demo.output
     assert all(ended(child, 0.5) for child in children)
     if words_before == "(the answer stops":
-        assert Left(tmp_path / "call").times("item_truncated") or True
         assert len(Left(tmp_path / "call").transcript["turns"]) >= 2
 
 
@@ -217,7 +216,9 @@ def test_a_new_folder_each_time(start: Start, serving: None, tmp_path: pathlib.P
     assert "replacing the recording" in again.output
 
 
-@pytest.mark.parametrize("arguments", [["--url", "http://127.0.0.1:1", "--tls"], ["--wav", "x.wav", "--fast"], ["--wav", "no.wav"], ["--nope"]])
+@pytest.mark.parametrize(
+    "arguments", [["--url", "http://127.0.0.1:1", "--tls"], ["--wav", "x.wav", "--fast"], ["--wav", "no.wav"], ["--nope"]]
+)
 def test_wrong_usage(start: Start, serving: None, arguments: list[str]) -> None:
     """Options that cannot go together, or a file that is not there, are told in one line with exit code 2."""
     demo = start("demo", *arguments)

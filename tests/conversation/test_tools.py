@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -560,17 +559,6 @@ def test_four_tools_run_at_once_and_the_fifth_waits(pool: Pool) -> None:
     pool.run("c5", lambda: "again")
     pool.wait(6)
     assert len(pool.pool.threads) == 4
-
-
-def test_one_tool_after_another_needs_one_thread(pool: Pool) -> None:
-    """An idle thread is used before a new one is started."""
-    for number in range(5):
-        pool.run(f"c{number}", lambda: None)
-        pool.wait(number + 1)
-        deadline = time.monotonic() + 5.0
-        while not pool.pool._idle and time.monotonic() < deadline:
-            threading.Event().wait(0.001)
-    assert len(pool.pool.threads) == 1
 
 
 def test_a_call_that_nobody_waits_for_any_more_is_not_run(pool: Pool) -> None:

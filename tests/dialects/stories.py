@@ -3,7 +3,7 @@
 | line | meaning |
 |---|---|
 | ``{"#": text}`` | a remark |
-| ``{"given": {…}}`` | how the connection was opened: ``config``, ``gateway``, ``url``, ``model``, ``resume`` |
+| ``{"given": {…}}`` | how the connection was opened: ``config``, ``gateway``, ``url``, ``resume`` |
 | ``{"<": frame, "=": [events]}`` | what arrives, and the events it gives; ``"problem": "*"`` stands for any text |
 | ``{">": frame, "+": command}`` | a command, and what goes out; a list of frames for several or none |
 | ``{"+": command, "!": words}`` | a command that is refused with a message that holds these words |

@@ -45,6 +45,7 @@ FRAMES: list[tuple[str, Any]] = [
     ("openai", {"type": "response.output_audio.delta", "delta": SOUND + "*"}),
     ("openai", {"type": "response.output_audio.delta", "delta": SOUND, "note": 'a "delta" here'}),
     ("openai", {"type": "response.output_audio.delta", "delta": "", "x": {"delta": SOUND}}),
+    ("openai", {"type": "response.output_audio.delta", "x": {"delta": SOUND}, "delta": ""}),
     ("openai", {"type": "response.output_audio.delta", "x": {"delta": SOUND}}),
     ("openai", {"type": ["response.output_audio.delta"], "delta": SOUND}),
     ("openai", {"type": "response.output_audio.delta", "delta": [SOUND]}),
@@ -68,10 +69,27 @@ def test_a_long_message_gives_what_its_whole_parse_gives(name: str, value: Any, 
     assert told(dialects.choose(name)(), data) == whole(name, data)
 
 
+def test_characters_of_several_bytes_before_the_sound_do_not_shift_it() -> None:
+    """Where characters are longer than a byte, places in the text are not places in the bytes."""
+    value = {"type": "response.output_audio.delta", "note": "höher 😀", "delta": SOUND}
+    data = json.dumps(value, ensure_ascii=False).encode()
+    assert told(dialects.choose("openai")(), Frame(memoryview(data), True)) == whole("openai", data)
+    (event,) = dialects.choose("openai")().decode(data)
+    assert event.to_dict()["audio"] == 256 * 40
+
+
+def test_a_key_that_is_spelled_with_an_escape_is_still_a_key() -> None:
+    """The sound of an inner object is not the sound of the event, however the event's own key is written."""
+    data = f'{{"type":"response.output_audio.delta","x":{{"delta":"{SOUND}"}},"d\\u0065lta":""}}'.encode()
+    assert b"\\u0065" in data
+    (event,) = dialects.choose("openai")().decode(data)
+    assert event.to_dict() == {"name": "audio_delta"}
+
+
 def test_the_cut_is_really_taken() -> None:
     """An ordinary audio delta is cut, and its raw value has no sound."""
     data = json.dumps(FRAMES[0][1]).encode()
-    found = cut.cut(memoryview(data), b'"delta"')
+    found = cut.cut(memoryview(data), '"delta"')
     assert found is not None
     assert found[1] == base64.b64decode(SOUND)
     (event,) = dialects.choose("openai")().decode(data)

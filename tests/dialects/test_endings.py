@@ -15,7 +15,6 @@ from qai_realtime_sync.events import ErrorReceived
         (None, "", "lost", True),
         (1000, "", "normal", False),
         (1001, "", "going_away", True),
-        (1002, "", "bad_request", False),
         (1003, "", "bad_request", False),
         (1005, "", "lost", True),
         (1006, "", "lost", True),
@@ -49,6 +48,13 @@ def test_a_session_that_became_too_old_is_begun_anew_only_straight_to_the_servic
         dialect = dialects.choose(made)(gateway=gateway)
         ending = dialect.ending(1000, "session duration limit reached")
         assert (ending.meaning, ending.retry) == ("session_cap", retry)
+
+
+@pytest.mark.parametrize("name", ["xai", "openai", "gemini"])
+def test_a_protocol_error_is_our_fault(name: str) -> None:
+    """1002 of a service that means RFC 6455 by it is not tried again."""
+    ending = dialects.choose(name)().ending(1002, "")
+    assert (ending.meaning, ending.retry) == ("bad_request", False)
 
 
 def test_openai_says_why_it_refused() -> None:
@@ -99,6 +105,8 @@ def test_elevenlabs_says_why_in_the_error_before_the_close(code: str, number: st
     assert (ending.meaning, ending.retry) == (meaning, retry)
     assert dialect.error_ending(ErrorReceived(code=code)) is None
     assert dialect.ending(4300, "").retry
+    assert (dialect.ending(1002, "").meaning, dialect.ending(1002, "").retry) == ("lost", False)
+    assert dialect.ending(1002, "quota exceeded").meaning == "quota"
 
 
 def test_gemini_says_why_in_the_close_only() -> None:

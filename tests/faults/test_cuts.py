@@ -25,7 +25,6 @@ from tests.servers import Service
 from tests.transport.peer import frame
 
 
-
 def _length(scene: Scene) -> dict[str, int]:
     """How many bytes pass in each direction until the service is ready."""
     client, _ = scene.open()

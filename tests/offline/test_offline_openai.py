@@ -171,6 +171,16 @@ def test_an_item_can_be_retrieved_with_its_sound(openai: RealtimeServer, dial: D
     assert base64.b64decode(part["audio"]) == tone(0.5)
 
 
+def test_the_voice_is_fixed_once_it_was_heard(openai: RealtimeServer, dial: Dial) -> None:
+    """Before the first spoken answer the voice may change, afterwards that refuses the update; the same voice again does not."""
+    caller = dial(openai)
+    assert caller.configure(type="realtime", audio={"output": {"voice": "cedar"}})["audio"]["output"]["voice"] == "cedar"
+    caller.ask("Hello")
+    caller.configure(type="realtime", audio={"output": {"voice": "cedar"}}, model="another")
+    caller.send("session.update", session={"type": "realtime", "audio": {"output": {"voice": "marin"}}})
+    assert caller.error()["code"] == "cannot_update_voice"
+
+
 def test_an_answer_out_of_band(openai: RealtimeServer, dial: Dial) -> None:
     """With conversation none the answer has its metadata, no conversation id, and leaves no item behind."""
     caller = dial(openai)

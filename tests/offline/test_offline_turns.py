@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import hypothesis
 import pytest
 from caller import WEATHER, Caller, silence, spoken, tone, types
+from hypothesis import strategies as st
 
 from qai_realtime_sync.offline import RealtimeServer, Script
+from qai_realtime_sync.offline.items import Word
+from qai_realtime_sync.offline.speech import Sentence
+from qai_realtime_sync.offline.voice import Voice
 
 Dial = Callable[..., Caller]
 VAD = {"type": "server_vad"}
@@ -365,3 +371,93 @@ def test_a_script_of_ones_own(dial: Dial) -> None:
         caller.expect("response.done")
         said = caller.ask("I want a refund")[-1]["response"]["output"][0]["content"][0]["transcript"]
         assert said == "I am sorry to hear that. I will take care of it."
+
+
+# -- what goes wrong inside --------------------------------------------------------------------------------------------------
+
+
+class _Hoarse:
+    """A voice that says one sentence and then fails."""
+
+    def speak(self, text: str, rate: int, speed: float = 1.0) -> Iterator[Sentence]:
+        yield Sentence(bytes(4800), [Word("Well", 0, 100)])
+        raise OSError("the voice is gone")
+
+
+def test_a_voice_that_fails_ends_the_answer_and_not_the_call(dial: Dial, caplog: pytest.LogCaptureFixture) -> None:
+    """The response fails with its reason, the failure is logged, and a written answer works afterwards."""
+    with RealtimeServer(voice=Voice(_Hoarse(), None, False, True, "hoarse")) as server:
+        caller = dial(server)
+        done = caller.ask("Hello")[-1]["response"]
+        assert (done["status"], done["status_details"]["error"]["code"]) == ("failed", "server_error")
+        assert done["output"][0]["status"] == "incomplete"
+        assert caller.ask("Hello", modalities=["text"])[-1]["response"]["status"] == "completed"
+    assert "the voice is gone" in caplog.text
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-10, 100_000) | st.floats(allow_nan=False)
+VALUES = st.recursive(
+    SCALARS | st.text(max_size=8) | st.sampled_from(["message", "audio", "auto"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "name", "text", "function", "format", "id"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+FIELDS = {
+    "session.update": ["session"],
+    "input_audio_buffer.append": ["audio"],
+    "conversation.item.create": ["item", "previous_item_id"],
+    "conversation.item.delete": ["item_id"],
+    "conversation.item.retrieve": ["item_id"],
+    "conversation.item.truncate": ["item_id", "content_index", "audio_end_ms"],
+    "response.create": ["response"],
+    "response.cancel": ["response_id"],
+}
+INNER = {
+    "session": (
+        "type instructions voice modalities output_modalities tools tool_choice max_output_tokens speed turn_detection audio resumption "
+        "input_audio_transcription input_audio_noise_reduction input_audio_format"
+    ).split(),
+    "item": "id type role content call_id output name arguments interruptible".split(),
+    "response": "instructions modalities output_modalities metadata tools tool_choice input conversation".split(),
+}
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> dict[str, Any]:
+    """A client event of a known type with any values in its fields."""
+    kind = draw(st.sampled_from(sorted(FIELDS)))
+    frame: dict[str, Any] = {"type": kind}
+    for name in FIELDS[kind]:
+        inner = INNER.get(name)
+        frame[name] = draw(st.dictionaries(st.sampled_from(inner), VALUES, max_size=4) if inner else VALUES)
+    return frame
+
+
+@pytest.mark.parametrize("dialect", ["xai", "openai"])
+def test_no_value_of_any_field_breaks_a_call(dial: Dial, dialect: str) -> None:
+    """Whatever stands in a field, the answer is an event or an error of the client's, never an internal one, and the call lives on."""
+    with RealtimeServer(light=True, pace=100_000, dialect=dialect) as server:
+
+        @hypothesis.given(st.lists(frames(), min_size=1, max_size=4))
+        def check(sent: list[dict[str, Any]]) -> None:
+            caller = Caller(server.ws_url)
+            try:
+                for frame in sent:
+                    caller.socket.send(json.dumps(frame))
+                caller.send("input_audio_buffer.clear")
+                events = caller.until("input_audio_buffer.cleared")
+                assert "internal_error" not in {event["error"]["code"] for event in events if event["type"] == "error"}
+            finally:
+                caller.close()
+
+        check()
+
+
+def test_half_a_character_comes_back_as_it_was_sent(xai: RealtimeServer, dial: Dial) -> None:
+    """A lone surrogate in a text is echoed escaped, and the call lives on; other characters come as UTF-8."""
+    caller = dial(xai)
+    caller.write("half \ud83d, whole \U0001f600, ä")
+    assert caller.expect("conversation.item.added")["item"]["content"][0]["text"] == "half \ud83d, whole \U0001f600, ä"
+    assert caller.ask("Hello")[-1]["response"]["status"] == "completed"

@@ -16,6 +16,7 @@ import trustme
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 PATIENCE = 10.0
+_POLL = select.poll  # a test may take it away from the client
 
 
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, reserved: int = 0, mask: bytes = b"", length: int | None = None) -> bytes:
@@ -101,7 +102,7 @@ class Peer:
 
     def wait_without_reading(self) -> None:
         """Leave everything unread until the client hangs up."""
-        poll = select.poll()
+        poll = _POLL()
         poll.register(self.sock.fileno(), getattr(select, "POLLRDHUP", 0))
         poll.poll(PATIENCE * 1000)
 
@@ -171,9 +172,11 @@ class Server:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._acceptor.join(PATIENCE)
+        for thread in self._threads:
+            thread.join(1.0)
         for sock in list(self._sockets):
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's own makes its reader see ciphertext
         for thread in self._threads:
             thread.join(PATIENCE)
             assert not thread.is_alive(), "a thread of the test server is stuck"

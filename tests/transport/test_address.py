@@ -30,7 +30,8 @@ def test_addresses_are_read(url: str, secure: bool, host: str, port: int, resour
 
 
 @pytest.mark.parametrize(
-    ("url", "expected"), [("ws://a", "a"), ("wss://a:443", "a"), ("ws://a:443", "a:443"), ("wss://[::1]:8", "[::1]:8"), ("ws://[::1]", "[::1]")]
+    ("url", "expected"),
+    [("ws://a", "a"), ("wss://a:443", "a"), ("ws://a:443", "a:443"), ("wss://[::1]:8", "[::1]:8"), ("ws://[::1]", "[::1]")],
 )
 def test_the_host_header_names_an_unusual_port(url: str, expected: str) -> None:
     """The port stands in the Host header only if it is not the scheme's own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+import time
 import types
 from typing import Any
 
@@ -145,6 +146,7 @@ def test_refused_byte_by_byte_too(case: str) -> None:
         (frame(TEXT, b"abc\xff", length=1000), 1007),
         (frame(TEXT, b"\xf4\x90", length=1000), 1007),
         (frame(TEXT, b"ok", fin=False) + frame(0, b"\xff", fin=False), 1007),
+        (frame(TEXT, b"ok\xf4\x90", fin=False, length=100), 1007),
         (frame(TEXT, b"", length=17 * 2**20), 1009),
         (frame(BINARY, b"", length=2**40), 1009),
         (b"\x83\x7f", 1002),
@@ -182,9 +184,11 @@ def test_the_number_of_fragments_is_limited() -> None:
 
 
 def test_endless_small_fragments_are_quick() -> None:
-    """16,384 fragments take linear time: the whole limit is reached within two seconds."""
-    data = frame(TEXT, b"a" * 64, fin=False) + frame(0, b"a" * 64, fin=False) * 16_383
+    """Fragments take linear time: 131,072 of them, the whole limit, some seconds at most."""
+    data = frame(TEXT, b"a", fin=False) + frame(0, b"a", fin=False) * 131_071
+    begun = time.monotonic()
     assert read(data + frame(0)) == [1009]
+    assert time.monotonic() - begun < 10.0
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------------
@@ -228,8 +232,8 @@ def test_a_payload_handed_out_survives_detach() -> None:
     parser.detach()
     parser.feed(b"xt" + frame(TEXT, b"over it"))
     second, third = parser.next(), parser.next()
-    assert isinstance(first, Frame) and isinstance(second, Frame) and isinstance(third, Frame)
-    assert [bytes(one.payload) for one in (first, second, third)] == [b"keep me", b"the next", b"over it"]
+    handed_out = [one for one in (first, second, third) if isinstance(one, Frame)]
+    assert [bytes(one.payload) for one in handed_out] == [b"keep me", b"the next", b"over it"]
 
 
 def test_room_is_never_empty() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -364,6 +366,9 @@ CHUNKED = b"HTTP/1.1 402 Payment Required\r\nTransfer-Encoding: chunked\r\n\r\n%
         (http("200 OK", b"<!doctype html><p>hello", "Content-Type: text/html"), 200, "websocket_upgrade", "200 OK"),
         (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 1000\r\n\r\nshort", 403, "websocket_upgrade", "short"),
         (b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nx", 403, "websocket_upgrade", "not allowed"),
+        (b"HTTP/1.1 404 N\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort", 404, "websocket_upgrade", "short"),
+        (b"HTTP/1.1 404 N\nTransfer-Encoding: chunked\n\n5\nhello\n1\n!\n0\n\n", 404, "websocket_upgrade", "hello!"),
+        (b"HTTP/1.1 500 N\r\nContent-Length: x\r\n\r\n{not json", 500, "websocket_upgrade", "500 N"),
         (b"HTTP/1.0 404\r\n\r\n", 404, "websocket_upgrade", "nothing is there"),
     ],
 )
@@ -403,8 +408,9 @@ def test_what_we_sent_never_comes_back_in_a_message(plain: Wire) -> None:
     """A server that echoes our key, our query and our token subprotocol does not get them into the error."""
     echo = json.dumps({"error": {"code": SECRET, "message": f"bad Bearer {SECRET} / {SECRET} / querysecret / tok.subprotocol9"}})
     server = plain.serve(answering(http("401 No", echo.encode(), f"X-QAI-Request-Id: {SECRET}")))
+    headers = {"Authorization": f"Bearer {SECRET}"}
     with pytest.raises(ApiError) as caught:
-        transport.connect(f"{server.url}?token=querysecret", headers={"Authorization": f"Bearer {SECRET}"}, subprotocols=["tok.subprotocol9"])
+        transport.connect(f"{server.url}?token=querysecret", headers=headers, subprotocols=["tok.subprotocol9"])
     text = f"{caught.value} {caught.value!r} {caught.value.code} {caught.value.request_id}"
     for secret in (SECRET, "querysecret", "tok.subprotocol9"):
         assert secret not in text
@@ -416,6 +422,33 @@ def test_long_and_strange_texts_become_one_short_line(plain: Wire) -> None:
     error = refused(plain, http("400 Bad Request", body))
     assert len(error.message) <= 300
     assert error.message.isprintable()
+
+
+@pytest.mark.parametrize("when", ["during the request", "after the request"])
+def test_a_reset_during_the_upgrade_is_told(plain: Wire, when: str) -> None:
+    """A connection that is reset in the middle of the upgrade raises ``websocket_upgrade`` with the system's reason."""
+
+    def serve(peer: Peer) -> None:
+        if when == "during the request":
+            peer.read_exactly(10)
+        else:
+            peer.read_request()
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.sock.close()
+
+    server = plain.serve(serve)
+    headers = {f"X-{number}": "x" * 8000 for number in range(2000)} if when == "during the request" else {}
+    with pytest.raises(ConnectError) as caught:
+        plain.connect(server, headers=headers)
+    assert caught.value.code == "websocket_upgrade"
+    assert isinstance(caught.value.__cause__, ConnectionResetError | BrokenPipeError)
+
+
+def test_a_server_that_reads_no_request_ends_at_the_deadline(plain: Wire) -> None:
+    """A request that the server does not read ends `connect` at its timeout."""
+    server = plain.serve(lambda peer: peer.wait_without_reading())
+    with pytest.raises(RealtimeTimeoutError, match="upgrade"):
+        plain.connect(server, headers={f"X-{number}": "x" * 8000 for number in range(2000)}, timeout=0.4)
 
 
 # -- what the caller gets wrong ----------------------------------------------------------------------------------------------

@@ -1,0 +1,252 @@
+"""The program: exit codes, what is said when something is missing, and the small commands against a local server."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from qai_realtime_sync.cli import main
+from qai_realtime_sync.cli.program import COMMANDS
+from tests.cli.running import COMMAND, Running
+
+Start = Callable[..., Running]
+ROOT = pathlib.Path(__file__).parents[2]
+
+# Runs the command line as if some libraries were not installed.
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from qai_realtime_sync.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads the key or address of whoever runs it."""
+    for name in ("QAI_API_KEY", "QAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server(serving: None) -> Iterator[Any]:
+    """A local server in light mode that wants the key ``secret``."""
+    from qai_realtime_sync.offline import RealtimeServer
+
+    with RealtimeServer(light=True, key="secret") as running:
+        yield running
+
+
+def without(libraries: str, *arguments: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    """Run a command without these libraries."""
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT, libraries, *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+# -- usage -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["demo", "--nonsense"],
+        ["session"],
+        ["session", "end", "sess_1"],
+        ["session", "create", "--body", "[1]", "--key", "k"],
+        ["session", "create", "--body", "{", "--key", "k"],
+        ["say"],
+        ["say", "hello", "--local", "--url", "http://127.0.0.1:1"],
+        ["say", "hello"],
+        ["transcribe", "no-such-file.wav", "--local"],
+        ["serve", "--port", "many"],
+        ["serve", "--tls-cert", "only.pem"],
+        ["serve", "--script", "no-such-file.json"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2(serving: None, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What was typed wrong ends with exit code 2 and a word on standard error."""
+    assert main(arguments) == 2
+    assert "error" in capsys.readouterr().err or not arguments
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help_is_0(serving: None, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command can be asked for help."""
+    assert main(arguments) == 0
+    assert capsys.readouterr().out
+
+
+def test_only_the_chosen_command_is_loaded() -> None:
+    """Asking for help loads no command, no WebSocket and no REST library."""
+    code = (
+        "import sys; from qai_realtime_sync.cli import main; main(['--help'])\n"
+        "loaded = [n for n in sys.modules if n in ('websocket', 'requests', 'numpy', 'qai_realtime_sync.cli.demo')]\n"
+        "sys.exit(str(loaded) if loaded else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path: pathlib.Path) -> None:
+    """When whoever reads the output has gone, the program ends with exit code 1 and without a word."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [*COMMAND, "doctor"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+# -- what is missing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [("serve",), ("demo", "--light"), ("say", "hi", "--local")], ids=" ".join)
+def test_without_the_server_parts(arguments: tuple[str, ...], tmp_path: pathlib.Path) -> None:
+    """Without werkzeug a command that needs the local server says which pip line helps, with exit code 1 and without a traceback."""
+    if arguments[0] != "serve":
+        # The server is a child with imports of its own: it is missing there too if it cannot be imported from the path.
+        environment_hides(tmp_path, "werkzeug")
+    done = without("werkzeug", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "pip install 'qai-realtime-sync[serve]'" in done.stderr
+
+
+def environment_hides(folder: pathlib.Path, library: str) -> None:
+    """Put a library that cannot be imported where child processes that start in this folder look first."""
+    (folder / f"{library}.py").write_text(f'raise ModuleNotFoundError("No module named {library}", name="{library}")\n')
+
+
+def test_without_voices_the_demo_is_light(serving: None, tmp_path: pathlib.Path) -> None:
+    """Without hibari the demo holds its conversation in tones, and says which pip line brings the voices."""
+    environment_hides(tmp_path, "hibari")
+    done = without("hibari", "demo", "--fast", "--out", "call", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "light: " in done.stdout
+    assert "pip install 'qai-realtime-sync[offline]'" in done.stdout
+
+
+# -- serve -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_serves_until_a_signal(start: Start, serving: None, number: signal.Signals) -> None:
+    """`serve` says where it listens, answers `say` with the right key, refuses a wrong one, and ends with 0 on a signal."""
+    serve = start("serve", "--light", "--key", "secret")
+    url = serve.read_until("listening on ").split()[-1]
+    said = start("say", "Hello!", "--url", url, "--key", "secret", "--out", "answer.wav")
+    assert said.finish(30) == 0, said.output
+    assert said.output.startswith("Hello! How can I help you today?")
+    refused = start("say", "Hello!", "--url", url, "--key", "wrong")
+    assert refused.finish(30) == 1
+    assert "error: " in refused.output
+    assert "Traceback" not in refused.output
+    at = time.monotonic()
+    serve.process.send_signal(number)
+    assert serve.finish(10) == 0
+    assert time.monotonic() - at < 4
+
+
+def test_a_port_that_is_taken_is_1(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A port that somebody else has is a failure, not a wrong usage."""
+    assert main(["serve", "--light", "--port", str(server.port)]) == 1
+    assert str(server.port) in capsys.readouterr().err
+
+
+# -- session -----------------------------------------------------------------------------------------------------------------
+
+
+def session(server: Any, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """Make a call and return its answer."""
+    assert main(["session", *arguments, "--url", server.url, "--key", "secret"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    answer: dict[str, Any] = json.loads(lines[0])
+    return answer
+
+
+def test_a_session_from_create_to_end(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The three calls reach the server, each prints one line of JSON, and no token is shown unless asked for."""
+    created = session(server, capsys, "create", "--voice", "eve", "--body", '{"prompt": "Be brief."}')
+    assert created["voice"] == "eve"
+    assert created["ephemeral_token"].startswith("<redacted")
+    refreshed = session(server, capsys, "refresh", created["session_id"], "--show-token")
+    assert refreshed["ephemeral_token"]
+    assert "redacted" not in refreshed["ephemeral_token"]
+    ended = session(server, capsys, "end", created["session_id"], "--seconds", "12.2")
+    assert ended["status"] == "ended"
+
+
+def test_a_refusal_is_1(server: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong key, here from the environment, is told in one line with exit code 1."""
+    monkeypatch.setenv("QAI_API_KEY", "wrong")
+    monkeypatch.setenv("QAI_BASE_URL", server.url)
+    assert main(["session", "create"]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "401" in told.err
+    assert "wrong" not in told.err.replace("wrong key", "")
+
+
+# -- say, transcribe, doctor -------------------------------------------------------------------------------------------------
+
+
+def test_say_and_transcribe(voices: None, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the caller's voice says in a file is written down, and answered aloud."""
+    from qai_realtime_sync.audio import AudioFormat
+    from qai_realtime_sync.cli.sound_files import read_wav, write_wav
+    from qai_realtime_sync.offline import caller_voice
+
+    pcm, rate = caller_voice("Hello there, how are you?")
+    write_wav(tmp_path / "said.wav", pcm, AudioFormat("pcm16", rate))
+    assert main(["transcribe", str(tmp_path / "said.wav"), "--local"]) == 0
+    assert capsys.readouterr().out.split()[:2] == ["hello", "there"]
+    assert main(["say", str(tmp_path / "said.wav"), "--local", "--out", str(tmp_path / "answer.wav")]) == 0
+    assert "help you" in capsys.readouterr().out
+    assert len(read_wav(tmp_path / "answer.wav", AudioFormat())) > 48000
+
+
+def test_doctor_tells_what_is_here(serving: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """The doctor names every part with its version or the pip line for it, and holds a conversation."""
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    assert "ok       werkzeug" in told
+    assert "a conversation with the local server: Hello!" in told
+    for library, distribution, extra in (("python_socks", "python-socks", "proxy"), ("soxr", "soxr", "resample")):
+        if importlib.util.find_spec(library) is None:
+            assert f"missing  {distribution}" in told
+            assert f"qai-realtime-sync[{extra}]" in told

@@ -1,0 +1,367 @@
+"""Making and connecting a client: what is wrong is told at once, in words that say what to do."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import threading
+import weakref
+from typing import Any
+
+import pytest
+
+from qai_realtime_sync import RealtimeClient, RealtimeConfig
+from qai_realtime_sync.config import Tool
+from qai_realtime_sync.errors import (
+    ApiError,
+    ConfigError,
+    ConnectError,
+    ConnectionClosedError,
+    NotConnectedError,
+    RealtimeTimeoutError,
+)
+from tests.servers import Talk, deaf, ready, refuse, service
+
+
+def ours() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("qai-")]
+
+
+# -- making one ------------------------------------------------------------------------------------------------------------------
+
+
+def test_making_a_client_starts_nothing_and_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The constructor has no thread, no socket and no look at the environment, which is read by connect()."""
+    monkeypatch.setenv("QAI_API_KEY", "qai_from_env")
+    before = set(os.listdir("/proc/self/fd"))
+    client = RealtimeClient()
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert ours() == []
+    assert client.state == "idle"
+    assert not client.is_connected
+    assert client.session_id == ""
+    assert repr(client) == "<RealtimeClient idle>"
+    assert client._call.options.api_key is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"voise": 1}, "RealtimeClient has no argument 'voise'; it has: .*ping_interval"),
+        ({"config": {"voice": "Eve"}}, "config must be a RealtimeConfig, not dict"),
+        ({"api_key": b"qai_x"}, "api_key must be text, not bytes"),
+        ({"base_url": 5}, "base_url must be text, not int"),
+        ({"provider": None}, "provider must be text, not NoneType"),
+        ({"on_handler_error": "ignore"}, "on_handler_error must be one of log, raise, close, not 'ignore'"),
+        ({"overflow": "drop"}, "overflow must be 'error' or 'drop_oldest', not 'drop'"),
+        ({"reconnect": "yes"}, "reconnect must be True, False or a ReconnectPolicy, not str"),
+        ({"connect_timeout": 0}, "connect_timeout must be a number of seconds above 0, not 0"),
+        ({"connect_timeout": "5"}, "connect_timeout must be a number of seconds above 0, not '5'"),
+        ({"close_timeout": None}, "close_timeout must be a number of seconds above 0, not None"),
+        ({"close_timeout": True}, "close_timeout must be a number of seconds above 0, not True"),
+        ({"ping_interval": -1}, "ping_interval must be a number of seconds above 0, not -1"),
+        ({"pong_timeout": float("nan")}, "pong_timeout must be a number of seconds above 0, not nan"),
+        ({"min_speech": -0.1}, "min_speech must be a number of seconds, 0 or more, not -0.1"),
+        ({"barge_in": "on"}, "barge_in must be True, False or None, not 'on'"),
+        ({"max_commands": 0}, "max_commands must be a whole number above 0, not 0"),
+        ({"tool_threads": 1.5}, "tool_threads must be a whole number above 0, not 1.5"),
+        ({"tool_threads": True}, "tool_threads must be a whole number above 0, not True"),
+        ({"headers": {"X-Tenant": 5}}, "headers must be a dict of text to text"),
+        ({"headers": ["X-Tenant"]}, "headers must be a dict of text to text"),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_is_refused_when_the_client_is_made(options: dict[str, Any], words: str) -> None:
+    """The message names the argument, what it may be, and what was given."""
+    with pytest.raises(ConfigError, match=words):
+        RealtimeClient(**options)
+
+
+def test_what_may_be_none_may_be_none() -> None:
+    """No connect timeout of its own, no pings, no say about barge-in."""
+    client = RealtimeClient(connect_timeout=None, ping_interval=None, barge_in=None, headers=None)
+    assert client.config == RealtimeConfig()
+
+
+def test_direct_needs_an_address() -> None:
+    """An empty address, or none, is told with an example."""
+    for url in ("", None):
+        with pytest.raises(ConfigError, match="direct.. needs the address of the service, like wss://") as caught:
+            RealtimeClient.direct(url)  # type: ignore[arg-type]
+        assert caught.value.code == "invalid_base_url"
+
+
+# -- the right to connect --------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_key_connect_says_where_to_put_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing key is told before anything is dialled, and the client may still be used after it was given."""
+    monkeypatch.delenv("QAI_API_KEY", raising=False)
+    with service() as peer:
+        client = RealtimeClient(base_url=peer.base_url)
+        with pytest.raises(ConfigError, match="set the environment variable QAI_API_KEY") as caught:
+            client.connect()
+        assert caught.value.code == "invalid_api_key"
+        assert peer.server.accepted == 0
+        assert client.state == "idle"
+        monkeypatch.setenv("QAI_API_KEY", "qai_from_env")
+        with client:
+            assert peer.talk().peer.header("authorization") == "Bearer qai_from_env"
+
+
+def test_address_and_key_come_from_the_environment_if_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """QAI_BASE_URL and QAI_API_KEY stand in; what the program gives wins."""
+    with service() as peer:
+        monkeypatch.setenv("QAI_BASE_URL", peer.base_url + "/")
+        monkeypatch.setenv("QAI_API_KEY", "qai_from_env")
+        with RealtimeClient("qai_given", headers={"X-Tenant": "7"}):
+            talk = peer.talk()
+            assert talk.peer.header("authorization") == "Bearer qai_given"
+            assert talk.peer.header("x-tenant") == "7"
+            assert b"/qai/v1/realtime" in talk.peer.request
+
+
+def test_a_key_does_not_travel_unencrypted_off_this_machine() -> None:
+    """http:// to another machine is refused, unless the program insists."""
+    client = RealtimeClient("qai_x", base_url="http://192.0.2.1")
+    with pytest.raises(ConfigError, match="not encrypted") as caught:
+        client.connect()
+    assert caught.value.code == "insecure_url"
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "http://", "127.0.0.1:80", "http://127.0.0.1:99999", "http://127.0.0.1/ x"])
+def test_an_address_that_cannot_be_dialled_is_a_mistake_of_the_program(url: str) -> None:
+    """A wrong scheme, host or port is a ConfigError that says what an address looks like; no thread is left."""
+    client = RealtimeClient("qai_x", base_url=url)
+    with pytest.raises(ConfigError, match="https://"):
+        client.connect()
+
+
+def test_a_dialect_that_does_not_exist_is_refused() -> None:
+    """The message lists those that do."""
+    with pytest.raises(ConfigError, match="use one of: auto, xai"):
+        RealtimeClient("qai_x", dialect="klingon", base_url="http://127.0.0.1:9").connect()
+
+
+# -- connecting fails ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_key_is_an_api_error_with_all_that_support_wants() -> None:
+    """Status, code, words and request id of the refusal come through; Closed tells the same."""
+    body = json.dumps({"error": {"code": "invalid_api_key", "message": "That key is not known."}})
+    with service(refuse("401 Unauthorized", body, "x-qai-request-id: req_7")) as peer:
+        client = peer.client()
+        with pytest.raises(ApiError, match="That key is not known") as caught:
+            client.connect()
+        error = caught.value
+        assert (error.status_code, error.code, error.request_id, error.is_auth) == (401, "invalid_api_key", "req_7", True)
+        closed = client.wait(1.0)
+        assert (closed.by, closed.meaning, closed.error) == ("service", "auth", error)
+        assert client.state == "failed"
+        assert ours() == []
+        assert peer.server.accepted == 1, "a refusal is not tried again"
+
+
+@pytest.mark.parametrize(("status", "meaning"), [(402, "quota"), (429, "quota"), (403, "auth"), (404, "bad_request"), (503, "lost")])
+def test_the_first_connect_is_tried_once_whatever_the_refusal(status: int, meaning: str) -> None:
+    """Reconnecting begins after the first success; the meaning of a refusal is told by Closed."""
+    with service(refuse(f"{status} No")) as peer:
+        client = peer.client()
+        with pytest.raises(ApiError):
+            client.connect()
+        assert client.wait(1.0).meaning == meaning
+        assert peer.server.accepted == 1
+
+
+def test_nobody_there_is_a_connect_error_that_says_what_to_do() -> None:
+    """A closed port is told with the address, and without a thread left."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    client = RealtimeClient("qai_x", base_url=f"http://127.0.0.1:{port}")
+    with pytest.raises(ConnectError, match=rf"127\.0\.0\.1 \(port {port}\) refused the connection: nothing listens there"):
+        client.connect()
+    assert ours() == []
+
+
+def test_a_service_that_never_becomes_ready_is_said_to_be_so() -> None:
+    """The upgrade went well and nothing came: the error says that, and what to check, when the time is up."""
+    with service(deaf) as peer:
+        client = peer.client()
+        with pytest.raises(RealtimeTimeoutError, match=r"connected, but the service did not confirm the session within 0\.3 s; check"):
+            client.connect(timeout=0.3)
+        assert client.wait(1.0).meaning == "lost"
+        assert ours() == []
+
+
+def test_the_last_error_explains_why_it_never_became_ready() -> None:
+    """An error without a cause does not end the wait by itself, but it is told at the end of it."""
+
+    def grumbling(talk: Talk) -> None:
+        talk.peer.upgrade()
+        talk.error("odd", message="something is odd")
+
+    with service(grumbling) as peer, pytest.raises(RealtimeTimeoutError, match="its last error was: something is odd"):
+        peer.client().connect(timeout=0.4)
+
+
+def test_an_error_that_names_our_configuration_ends_the_wait_at_once() -> None:
+    """The service refuses the session: its own words are the error, long before the time is up."""
+
+    def refusing(talk: Talk) -> None:
+        talk.peer.upgrade()
+        talk.next_frame()
+        talk.error("invalid_value", talk.received[0]["event_id"], "There is no voice Sal.")
+
+    with service(refusing) as peer:
+        client = peer.client(connect_timeout=60.0)
+        with pytest.raises(ApiError, match=r"the service refused the session: There is no voice Sal\.") as caught:
+            client.connect()
+        assert caught.value.code == "invalid_value"
+        assert client.wait(1.0).meaning == "bad_request"
+
+
+def test_a_close_before_readiness_is_told_with_its_code_and_reason() -> None:
+    """The gateway gives its reason only in the close frame."""
+
+    def closing(talk: Talk) -> None:
+        talk.peer.upgrade()
+        talk.close(1008, "insufficient balance")
+
+    with service(closing) as peer:
+        client = peer.client()
+        with pytest.raises(ConnectionClosedError, match=r"with code 1008 \(insufficient balance\) before it was ready") as caught:
+            client.connect()
+        assert (caught.value.code, caught.value.reason) == (1008, "insufficient balance")
+        closed = client.wait(1.0)
+        assert (closed.code, closed.reason, closed.meaning, closed.by) == (1008, "insufficient balance", "quota", "service")
+
+
+def test_a_hang_up_before_readiness_is_told() -> None:
+    """Without a close frame there is no code to tell."""
+
+    def leaving(talk: Talk) -> None:
+        talk.peer.upgrade()
+        talk.drop()
+
+    with service(leaving) as peer, pytest.raises(ConnectionClosedError, match="before it was ready"):
+        peer.client().connect()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "5", True])
+def test_a_timeout_that_is_no_time_is_refused(timeout: Any) -> None:
+    """Nothing is dialled for it, and the client may still be used."""
+    client = RealtimeClient("qai_x", base_url="http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match="timeout must be a number of seconds above 0"):
+        client.connect(timeout=timeout)
+    assert client.state == "idle"
+
+
+def test_a_dialer_that_fails_in_its_own_way_is_told_to_the_caller() -> None:
+    """An exception that is not ours comes out of connect() as it is, and the client is over."""
+
+    def dial(*_: Any, **__: Any) -> Any:
+        raise LookupError("no route")
+
+    client = RealtimeClient("qai_x", base_url="http://127.0.0.1:9", dialer=dial)
+    with pytest.raises(LookupError, match="no route"):
+        client.connect()
+    assert client.state == "failed"
+    assert ours() == []
+
+
+def test_connecting_twice_is_refused() -> None:
+    """One client is one conversation, while it lives and after it has ended; the running one is not harmed."""
+    with service() as peer, peer.client() as client:
+        talk = peer.talk()
+        with pytest.raises(NotConnectedError, match="this client is open.*make a new RealtimeClient") as caught:
+            client.connect()
+        assert caught.value.code == "already_used"
+        talk.fence(client)
+        client.close()
+        with pytest.raises(NotConnectedError, match="this client is closed"):
+            client.connect()
+
+
+def test_a_service_that_closes_as_soon_as_it_is_ready_is_not_taken_for_our_own_close() -> None:
+    """connect() either returns, or says that the service ended it; never that the program did."""
+
+    def short(talk: Talk) -> None:
+        ready(talk)
+        talk.close(1000, "enough")
+
+    with service(short) as peer:
+        client = peer.client()
+        try:
+            client.connect()
+        except ConnectionClosedError as error:
+            assert error.reason == "enough"
+        assert client.wait(5.0).reason == "enough"
+
+
+# -- tools and sinks -------------------------------------------------------------------------------------------------------------
+
+
+def test_tools_are_told_to_the_service() -> None:
+    """Those of the configuration and the decorated ones, once each; a name that is taken, and one that comes late, are refused."""
+    client_tools = RealtimeConfig(tools=[Tool(name="first", function=lambda: None)])
+    with service() as peer:
+        client = peer.client(client_tools)
+
+        @client.tool
+        def second(city: str) -> str:
+            """Look."""
+            return city
+
+        @client.tool(name="third", timeout=1.0)
+        def other() -> None:
+            """Do."""
+
+        with pytest.raises(ConfigError, match="there already is a tool named 'second'"):
+            client.tool(second)
+        with client:
+            update = peer.talk().received[0]
+            assert [tool["name"] for tool in update["session"]["tools"]] == ["first", "second", "third"]
+            with pytest.raises(ConfigError, match="comes too late"):
+                client.tool(lambda: None, name="fourth")
+        assert second("Oslo") == "Oslo"
+
+
+def test_a_sink_without_the_needed_methods_is_refused() -> None:
+    """The message names what is missing."""
+    with pytest.raises(ConfigError, match=r"write\(bytes\) and clear\(\); missing: write, clear"):
+        RealtimeClient().play_to(object())  # type: ignore[arg-type]
+
+
+# -- forgotten -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_nobody_refers_to_is_closed() -> None:
+    """A forgotten client says goodbye to the service and leaves no thread, if no handler refers to it."""
+    with service() as peer:
+        client = RealtimeClient("qai_x", base_url=peer.base_url)
+        client.on("error", print)
+        client.connect()
+        talk = peer.talk()
+        gone = weakref.ref(client)
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("qai-")]
+        del client
+        gc.collect()
+        assert gone() is None
+        assert talk.over.wait(5.0)
+        assert talk.closed_with == (1000, "")
+        for thread in threads:
+            thread.join(5.0)
+            assert not thread.is_alive()
+
+
+def test_a_context_manager_closes_after_an_exception_in_its_body() -> None:
+    """The program's own exception comes out, and the conversation is over in an orderly way."""
+    with service() as peer:
+        with pytest.raises(LookupError), peer.client() as client:
+            talk = peer.talk()
+            raise LookupError
+        assert client.state == "closed"
+        assert talk.closed_with == (1000, "")
+        assert ours() == []
