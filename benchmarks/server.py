@@ -84,6 +84,8 @@ READY = [
     {"type": "session.updated", "event_id": "event_2", "session": {"type": "realtime", "id": "sess_1", "object": "realtime.session"}},
 ]
 CREATED, UPDATED = (frame(json.dumps(event).encode()) for event in READY)
+RESPONSE = {"id": "resp_CcQXoZ0sbkpEiqFYZsW3u", "object": "realtime.response", "status": "in_progress", "output": []}
+BEGUN = frame(json.dumps({"type": "response.created", "event_id": "event_3", "response": RESPONSE}).encode())
 ELEVEN = frame(
     json.dumps(
         {
@@ -117,7 +119,8 @@ class Line:
         key = next(line.split(b":", 1)[1].strip() for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:"))
         accept = base64.b64encode(hashlib.sha1(key + GUID).digest())
         self.sock.sendall(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
         )
         target = urlsplit(head.split(b" ")[1].decode())
         return {**dict(parse_qsl(target.query)), "path": target.path}
@@ -276,6 +279,8 @@ class Server:
     def _flow(self, sock: socket.socket, query: dict[str, str]) -> None:
         frames = [frame(payload) for payload in FLOWS[query["flow"]]]
         count = int(query["count"])
+        if "eleven" not in query["flow"]:
+            sock.sendall(BEGUN)
         if "rate" in query:
             gap = 1 / float(query["rate"])
             began = time.monotonic()

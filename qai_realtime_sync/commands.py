@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import attrs
 
-from qai_realtime_sync.config import RealtimeConfig, redacted
+from qai_realtime_sync.config import AudioFormat, RealtimeConfig, redacted
+from qai_realtime_sync.errors import ConfigError
 
 __all__ = [
     "COMMANDS",
@@ -34,6 +35,7 @@ __all__ = [
     "SendImage",
     "SendText",
     "TruncateItem",
+    "command_from_dict",
 ]
 
 
@@ -229,3 +231,30 @@ COMMANDS: dict[str, type[Command]] = {
     if isinstance(command, type) and issubclass(command, Command) and command is not Command
 }
 """Every command class by its name."""
+
+
+def command_from_dict(value: Mapping[str, Any], audio: AudioFormat | None = None) -> Command:
+    """Read the form of `Command.to_dict`: sound becomes silence of the same length in ``audio`` (default pcm16), images zeros.
+
+    What was redacted stays so; keys that are not known are passed over.
+
+    Raises: `ConfigError` for a name that no command has, or a field that is missing.
+    """
+    cls = COMMANDS.get(str(value.get("name")))
+    if cls is None:
+        raise ConfigError(f"there is no command {value.get('name')!r}", code="unknown_command")
+    fields: dict[str, Any] = {}
+    for field in attrs.fields(cls):
+        key = "tool_name" if field.name == "name" else field.name
+        if key not in value:
+            continue
+        given = value[key]
+        if field.name == "config" and isinstance(given, Mapping):
+            given = RealtimeConfig.from_dict(given)
+        elif field.type in ("bytes", bytes) and isinstance(given, int):
+            given = (audio or AudioFormat()).silent_byte * given
+        fields[field.name] = given
+    try:
+        return cls(**fields)
+    except TypeError as error:
+        raise ConfigError(f"this is no {cls.command_name}: {error}", code="unknown_command") from None

@@ -10,14 +10,18 @@ milliseconds, other times are float seconds, dates are unix seconds; ``None`` = 
 from __future__ import annotations
 
 import difflib
+import functools
 import re
+import typing
+from collections.abc import Mapping
+from types import UnionType
 from typing import Any, ClassVar, Literal
 
 import attrs
 
-from qai_realtime_sync.commands import Command
+from qai_realtime_sync.commands import Command, command_from_dict
 from qai_realtime_sync.config import AudioFormat, redacted
-from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.errors import ConfigError, RealtimeError
 from qai_realtime_sync.turns import Turn
 
 __all__ = [
@@ -88,6 +92,7 @@ __all__ = [
     "Usage",
     "VadScore",
     "event_class",
+    "event_from_dict",
 ]
 
 
@@ -824,6 +829,57 @@ EVENTS: dict[str, type[Event]] = {
     if isinstance(event, type) and issubclass(event, Event) and event is not Event
 }
 """Every event class by its name."""
+
+
+def event_from_dict(value: Mapping[str, Any], audio: AudioFormat | None = None) -> Event:
+    """Read the form of `Event.to_dict`: sound becomes silence of the same length in ``audio`` (default pcm16), errors `RealtimeError`.
+
+    ``raw`` is not kept in that form. Keys that are not known are passed over.
+
+    Raises: `ConfigError` for a name that no event has, or a field of another kind.
+    """
+    cls = event_class(value.get("name"))  # type: ignore[arg-type]
+    return cls(**_fields(cls, value, audio or AudioFormat()))
+
+
+def _fields(cls: type[Any], value: Mapping[str, Any], audio: AudioFormat) -> dict[str, Any]:
+    hints = _hints(cls)  # type: ignore[arg-type]
+    given = {"tool_name" if issubclass(cls, Event) and name == "name" else name: name for name in hints if name != "raw"}
+    return {name: _read(hints[name], value[key], audio, f"{cls.__name__}.{name}") for key, name in given.items() if key in value}
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in attrs.fields(cls)}
+
+
+def _read(kind: Any, value: Any, audio: AudioFormat, where: str) -> Any:
+    """Turn a plain value back into what a field's annotation says."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, UnionType):
+        return None if value is None else _read(next(part for part in parts if part is not type(None)), value, audio, where)
+    if origin in (list, tuple) and isinstance(value, list):
+        return origin(_read(parts[0], one, audio, where) for one in value)
+    if kind is Any or origin is Literal:
+        return value
+    if isinstance(kind, type) and origin is None:
+        if kind is bytes and type(value) is int:
+            return audio.silent_byte * value
+        if issubclass(kind, BaseException) and isinstance(value, str):
+            return RealtimeError(value)
+        if isinstance(value, Mapping):
+            if issubclass(kind, Event):
+                return event_from_dict(value, audio)
+            if issubclass(kind, Command):
+                return command_from_dict(value, audio)
+            if attrs.has(kind):
+                return kind(**_fields(kind, value, audio))
+        if isinstance(value, kind) or (kind is float and type(value) is int):
+            return value
+    elif origin is dict and isinstance(value, dict):
+        return value
+    raise ConfigError(f"{where} cannot be {value!r}", code="invalid_event")
 
 
 def event_class(event: str | type[Event]) -> type[Event]:

@@ -17,12 +17,17 @@ def words_heard(text: str, heard_ms: float, audio_ms: float) -> str:
 
 @attrs.define(kw_only=True)
 class ToolCall:
-    """One call of a tool within a turn: ``arguments`` is JSON text, ``output`` what was sent back (``None`` = nothing yet)."""
+    """One call of a tool within a turn: ``arguments`` is JSON text, ``output`` what was sent back (``None`` = nothing yet).
+
+    ``called_at`` and ``answered_at`` are seconds since the client connected.
+    """
 
     name: str
     call_id: str
     arguments: str = ""
     output: str | None = None
+    called_at: float | None = None
+    answered_at: float | None = None
 
 
 @attrs.define(kw_only=True)

@@ -43,6 +43,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "numpy": ("audio", "transport"),
     "pybase64": ("audio",),
     "orjson": ("dialects.wire",),
+    "opentelemetry": ("conversation.telemetry",),
 }
 EVERYWHERE = frozenset({"attr", "attrs", "cattrs", "typing_extensions"})
 SHARED_AT_THE_EDGES = frozenset({"pytest", "numpy"})

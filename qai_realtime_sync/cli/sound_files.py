@@ -38,7 +38,7 @@ def read_wav(path: str | os.PathLike[str], audio: AudioFormat) -> bytes:
 def write_wav(path: str | os.PathLike[str], pcm: bytes, audio: AudioFormat) -> None:
     """Write PCM16 as a WAV file of one channel. Raises: `ConfigError` if that cannot be."""
     try:
-        with wave.open(os.fspath(path), "wb") as file:
+        with open(path, "wb") as opened, wave.open(opened, "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(audio.sample_rate)

@@ -88,6 +88,7 @@ class Access:
             base_url=self._session.url,
             headers=options.headers,
             proxy="" if options.proxy is False else options.proxy,
+            ssl_context=options.ssl_context,
             allow_insecure=options.allow_insecure,
         )
         body = self._kind(gateway=True).session_body(options.config)

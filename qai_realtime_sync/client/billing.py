@@ -34,7 +34,14 @@ def unsettled() -> list[Billing]:
     return list(_unsettled)
 
 
+class _Info(Protocol):
+    @property
+    def cost_ticks(self) -> int: ...
+
+
 class _Rest(Protocol):
+    @property
+    def last_response(self) -> _Info: ...
     def create_session(self, provider: str | None = None, *, timeout: float | None = None, **body: Any) -> RealtimeSession: ...
     def refresh_session(self, session_id: str, *, timeout: float | None = None) -> str: ...
     def end_session(self, session_id: str, duration_seconds: float, *, timeout: float | None = None) -> None: ...
@@ -72,6 +79,7 @@ class Billing:
         self._idle.set()
         self._timer: Any = None
         self._pending = 0
+        self.cost_ticks = 0  # written by the billing thread alone
 
     @property
     def thread(self) -> threading.Thread | None:
@@ -184,6 +192,7 @@ class Billing:
 
     def _mint(self, timeout: float) -> RealtimeSession:
         session = self._rest.create_session(self._provider or None, timeout=timeout, **self._body)
+        self._charged()
         with self._lock:
             self._session = session
             self._minted_at = self._clock()
@@ -198,6 +207,7 @@ class Billing:
 
     def _refresh(self, session: RealtimeSession, timeout: float) -> RealtimeSession:
         token = self._rest.refresh_session(session.session_id, timeout=timeout)
+        self._charged()
         renewed = attrs.evolve(session, ephemeral_token=token, expires_at=None)
         with self._lock:
             self._session = renewed
@@ -243,9 +253,14 @@ class Billing:
                 error,
             )
 
+    def _charged(self) -> None:
+        """The gateway says with each answer what it cost."""
+        self.cost_ticks += self._rest.last_response.cost_ticks
+
     def _end(self, session_id: str, duration: float) -> None:
         try:
             self._rest.end_session(session_id, max(0.0, duration), timeout=_END_TIMEOUT)
+            self._charged()
         except RealtimeError as error:
             _log.error(
                 "session %s could not be ended (%s): the gateway meters it until it notices by itself", session_id, error

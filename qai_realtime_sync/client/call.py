@@ -33,6 +33,7 @@ from qai_realtime_sync.client.sound import SoundPath
 from qai_realtime_sync.client.waiting import Waiting
 from qai_realtime_sync.commands import CancelResponse, Command, CreateResponse, SendAudio, SendFunctionResult
 from qai_realtime_sync.config import Tool
+from qai_realtime_sync.conversation.metrics import Meter, Metrics
 from qai_realtime_sync.conversation.playback import Playback
 from qai_realtime_sync.conversation.responses import Responses
 from qai_realtime_sync.conversation.tools import ToolCalls, ToolPool
@@ -59,6 +60,7 @@ __all__ = ["Call", "log"]
 log = logging.getLogger("qai_realtime_sync")
 
 _REMEMBERED = 256
+_ABORTED = 1006  # the code of an end without a goodbye, which is never sent (source: RFC 6455, 7.4.1)
 
 
 class Call:
@@ -84,6 +86,8 @@ class Call:
         self.frames = 0  # messages that came, for the vigil
         self.expires_at: float | None = None  # unix seconds, as the service said
         self.connected_at = 0.0
+        self.ended_at: float | None = None
+        self.replaying = False
         self.handlers = Handlers(self._in_background, self.handler_failed)
         self.waiting = Waiting()
         self.asking = threading.Lock()  # a turnstile, no guard: one `ask` at a time
@@ -112,6 +116,8 @@ class Call:
             if isinstance(tool, Tool):
                 self.calls.add(tool)
         self.turns = Turns()
+        self.meter = Meter()
+        self.heard_bytes = 0  # of the assistant's sound, in the program's format
         self.mutations = Mutations(self)
         self.renewal = Renewal(self)
         self.planned = ""  # why the client itself ends this connection to make another
@@ -246,6 +252,27 @@ class Call:
         """True once the assistant was heard in this conversation."""
         return any(turn.first_audio_at is not None for turn in self.turns.snapshot())
 
+    def measure(self) -> Metrics:
+        """Return what the conversation took so far."""
+        counts = self.outbox.counts
+        now = self.clock() if self.ended_at is None else self.ended_at
+        return self.meter.read(
+            self.turns.snapshot(),
+            seconds=now - self.connected_at if self.reader is not None else 0.0,
+            cost_ticks=self.billing.cost_ticks if self.billing is not None else 0,
+            audio_up=self.outbox.sent_audio,
+            audio_down=self.heard_bytes / self.config.output_audio.bytes_per_second,
+            sent=counts.sent,
+            failed=counts.failed,
+            dropped=counts.dropped,
+            dropped_audio=counts.dropped_audio,
+            dropped_events=self.waiting.dropped,
+            waiting=counts.waiting,
+            most_waiting=self.outbox.most_waiting,
+            background_waiting=self.lane.waiting,
+            handlers=self.handlers.slowest(),
+        )
+
     def settled(self) -> None:
         """Something has ended: what waited for a quiet moment is looked at."""
         self.mutations.settle()
@@ -323,6 +350,8 @@ class Call:
         self.outbox.put(command)
 
     def _was_sent(self, command: Command) -> None:
+        if self.replaying:
+            return  # what handlers send goes nowhere; what was sent then is in the recording
         at = self.clock() - self.connected_at
         self.turns.sent(command, at)
         for observe in self.observers:
@@ -357,6 +386,41 @@ class Call:
                 self._delivering = None
                 return
         self._drain()
+
+    def retell(self, events: Iterable[Event]) -> None:
+        """Tell the events of a recording, in the caller's thread: the handlers hear them, and nothing reacts."""
+        with self._delivery_lock:
+            while self._delivering is not None:
+                self._patient += 1
+                self._delivery.wait()
+                self._patient -= 1
+            self._delivering = threading.get_ident()
+        try:
+            for event in events:
+                self._retell(event)
+        finally:
+            with self._delivery_lock:
+                self._due.clear()  # `Closed` was the last event
+                self._delivering = None
+                self._delivery.notify_all()
+
+    def _retell(self, event: Event) -> None:
+        if event.__class__ is Closed:
+            self._told_end = True
+            self.ended_at = self.clock()
+        self.tell(event)
+        while not self._told_end:
+            with self._delivery_lock:
+                if not self._due:
+                    return
+                caused = self._due.popleft()
+            self.tell(caused)  # a handler of the recorded event failed, or closed the client
+
+    def retell_state(self, event: StateChanged) -> None:
+        """Be in the state that a recording tells of."""
+        with self.lock:
+            if not self.closing:
+                self.lifecycle.state = event.new
 
     def announce(self, event: Event) -> None:
         """Tell something from any thread; never waits for a handler.
@@ -402,6 +466,7 @@ class Call:
             return  # `Closed` is the last event
         if event.__class__ is Closed:
             self._told_end = True
+            self.ended_at = self.clock()
         caused: Sequence[Event] | None = ()
         try:
             caused = react(self, event)
@@ -503,6 +568,9 @@ class Call:
         deadline = self.clock() + timeout
         connection = self.connection
         if connection is None:
+            return
+        if self.close_code == _ABORTED:
+            connection.abort()  # an abort() came first: after it there is no goodbye
             return
         if self.outbox.is_open and threading.current_thread() is not self.sender.thread:
             self.outbox.drain(timeout / 3)

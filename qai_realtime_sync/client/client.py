@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +12,7 @@ import attrs
 
 from qai_realtime_sync.client import closing
 from qai_realtime_sync.client.access import Access
+from qai_realtime_sync.client.audio_in import AudioIn
 from qai_realtime_sync.client.call import Call
 from qai_realtime_sync.client.lifecycle import ReconnectPolicy
 from qai_realtime_sync.client.listening import Listening
@@ -18,9 +20,12 @@ from qai_realtime_sync.client.mutation import ContextMutation
 from qai_realtime_sync.client.options import ClientOptions, Options
 from qai_realtime_sync.client.outbox import OutboxCounts
 from qai_realtime_sync.client.reader import Reader
-from qai_realtime_sync.client.speaking import Speaking
+from qai_realtime_sync.client.redaction import without_frames
+from qai_realtime_sync.commands import SendAudio
 from qai_realtime_sync.config import UNSET, RealtimeConfig, RealtimeSession, Tool, TurnDetection, Unset
+from qai_realtime_sync.conversation.metrics import Metrics
 from qai_realtime_sync.conversation.playback import Playback, Sink
+from qai_realtime_sync.conversation.record import Conversation
 from qai_realtime_sync.errors import ConfigError, NotConnectedError, RealtimeTimeoutError
 from qai_realtime_sync.events import Event, SessionReady
 from qai_realtime_sync.turns import Turn
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 
     from qai_realtime_sync.commands import Command
     from qai_realtime_sync.conversation.recorder import Recorder
+    from qai_realtime_sync.conversation.telemetry import Telemetry
 
 __all__ = ["RealtimeClient"]
 
@@ -37,7 +43,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _EXTRA_WAIT = 0.5
 
 
-class RealtimeClient(Listening, Speaking):
+class RealtimeClient(Listening, AudioIn):
     """One voice conversation with the QAI gateway, or straight with a service (`direct`).
 
     Register handlers, then ``connect()``, or use it as a context manager. A background thread reads and calls the handlers in order;
@@ -76,8 +82,8 @@ class RealtimeClient(Listening, Speaking):
         headers: Mapping[str, str] | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        self._begin(
-            Options(
+        try:
+            made = Options(
                 api_key=api_key,
                 config=config if config is not None else RealtimeConfig(),
                 base_url=base_url,
@@ -88,7 +94,10 @@ class RealtimeClient(Listening, Speaking):
                 headers=headers or {},
                 **_known(options),
             )
-        )
+        except ConfigError as error:
+            del api_key, headers, options, base_url  # a crash reporter that sends the locals of frames must not find them
+            raise without_frames(error)  # noqa: B904
+        self._begin(made)
 
     @classmethod
     def direct(
@@ -112,8 +121,8 @@ class RealtimeClient(Listening, Speaking):
         if not isinstance(url, str) or not url:
             raise ConfigError("direct() needs the address of the service, like wss://api.x.ai/v1/realtime", code="invalid_base_url")
         client = cls.__new__(cls)
-        client._begin(
-            Options(
+        try:
+            made = Options(
                 config=config if config is not None else RealtimeConfig(),
                 session=RealtimeSession(url=url, ephemeral_token=token, provider=provider),
                 provider=provider,
@@ -122,7 +131,10 @@ class RealtimeClient(Listening, Speaking):
                 headers=headers or {},
                 **_known(options),
             )
-        )
+        except ConfigError as error:
+            del url, token, headers, options  # as above
+            raise without_frames(error)  # noqa: B904
+        client._begin(made)
         return client
 
     def _begin(self, options: Options) -> None:
@@ -234,10 +246,16 @@ class RealtimeClient(Listening, Speaking):
         return self._call.config
 
     @property
-    def conversation(self) -> list[Turn]:
-        """The turns so far, in order; copies."""
+    def conversation(self) -> Conversation:
+        """The turns so far, in order; copies, that can be written as JSON, subtitles and Markdown."""
         self._call.check_process()
-        return self._call.turns.snapshot()
+        return Conversation(self._call.turns.snapshot())
+
+    @property
+    def metrics(self) -> Metrics:
+        """What the conversation took so far: latencies of each turn, tokens, money, sound, losses, slow handlers."""
+        self._call.check_process()
+        return self._call.measure()
 
     @property
     def outbox(self) -> OutboxCounts:
@@ -306,16 +324,52 @@ class RealtimeClient(Listening, Speaking):
         call = self._call
         if call.lifecycle.state != "idle":
             raise ConfigError("record_to comes too late: call it before connect(), so that nothing is missing", code="already_used")
-        recorder.follow(call.config, call.turns.snapshot, lambda: call.playback is not None)
+        recorder.follow(call.config, call.turns.snapshot, lambda: call.playback is not None, lambda: call.connected_at)
 
         def observe(what: Event | Command, at: float) -> None:
             if isinstance(what, Event):
                 recorder.told(what, at)
             else:
-                recorder.sent(what, at, call.sound.sends)
+                placed = recorder.sent(what, at, call.sound.sends)
+                if placed is not None and isinstance(what, SendAudio):
+                    call.turns.spoke(placed, len(what.audio) / call.sound.sends.bytes_per_second)
 
         call.observers += (observe,)
         call.outbox.tells_audio = True
+
+    def trace_to(self, telemetry: Telemetry) -> None:
+        """Report this conversation to OpenTelemetry as spans and metrics; before ``connect()``. Each `Telemetry` serves one client.
+
+        Raises: `ConfigError` once connected.
+        """
+        call = self._call
+        if call.lifecycle.state != "idle":
+            raise ConfigError("trace_to comes too late: call it before connect(), so that nothing is missing", code="already_used")
+        telemetry.follow(call.config, call.clock, lambda: call.connected_at, call.options.provider)
+
+        def observe(what: Event | Command, at: float) -> None:
+            if isinstance(what, Event):
+                telemetry.told(what, at)
+
+        call.observers += (observe,)
+
+    def replay(
+        self, folder: str | os.PathLike[str], *, speed: float | None = None, wait: Callable[[float], object] | None = None
+    ) -> RealtimeClient:
+        """Tell the handlers what a recording tells, in order, instead of connecting; returns when it is over.
+
+        ``folder`` is what a `Recorder` wrote. ``speed``: 1 = as it happened, 2 = twice as fast, ``None`` = as fast as the handlers take
+        it; ``wait(seconds)`` replaces the waiting. The sound of the answers is what was heard of them, also for `play_to`; the user's is
+        silence. Tools do not run, and what handlers send goes nowhere. Handlers run in the caller's thread. ``close()`` ends it early.
+        Like a connection it is the client's one life.
+
+        Raises: `ConfigError` for what is no recording; `NotConnectedError` for a client that was used before.
+        """
+        self._call.check_process()
+        from qai_realtime_sync.client.replaying import replay
+
+        replay(self._call, folder, speed, wait)
+        return self
 
     @overload
     def tool(self, function: F) -> F: ...

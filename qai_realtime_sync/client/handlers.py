@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from qai_realtime_sync.conversation.metrics import HandlerTime
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.events import Event, event_class
 
@@ -32,6 +33,8 @@ class Registration:
     background: bool = False
     once: bool = False
     spent: bool = False
+    slowest: float = 0.0  # seconds
+    calls: int = 0
 
 
 class Handlers:
@@ -95,6 +98,9 @@ class Handlers:
         except BaseException as error:  # also SystemExit: the reader must not die of it without a word
             self._failed(registration, event, error)
         took = monotonic() - started
+        registration.calls += 1
+        if took > registration.slowest:
+            registration.slowest = took
         if took > _SLOW and not registration.background:
             _log.warning(
                 "handler %s for %s held up the conversation for %.0f ms; register it with background=True",
@@ -102,6 +108,15 @@ class Handlers:
                 event.event_name,
                 took * 1000,
             )
+
+    def slowest(self) -> tuple[HandlerTime, ...]:
+        """Return the longest that each handler took, the slowest first."""
+        with self._lock:
+            called = [r for r in self._registered if r.calls]
+        times = [
+            HandlerTime(handler=r.name, event=r.event.event_name, slowest=r.slowest, calls=r.calls, background=r.background) for r in called
+        ]
+        return tuple(sorted(times, key=lambda time: -time.slowest))
 
     def _resolve(self, cls: type[Event]) -> tuple[Registration, ...]:
         with self._lock:

@@ -43,6 +43,11 @@ class Lane:
             for one in left:
                 one()
 
+    @property
+    def waiting(self) -> int:
+        """How much is queued."""
+        return len(self._queue)
+
     def stop(self) -> None:
         """End the thread once the queue is empty; never blocks."""
         with self._work:

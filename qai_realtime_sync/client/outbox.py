@@ -87,6 +87,9 @@ class Outbox:
         self._draining = 0  # threads in `drain`
         self._queue: collections.deque[_Entry] = collections.deque()
         self._audio_bytes = 0
+        self._sent_bytes = 0  # of sound that left and is not counted in seconds yet
+        self._sent_audio = 0.0
+        self.most_waiting = 0  # the longest the queue was
         self._commands = 0
         self._counts = OutboxCounts()
         self._dialect: _Speaks | None = None
@@ -200,12 +203,15 @@ class Outbox:
             else:
                 self._put_command(entry)
             taken = self._take()
+            if taken is None and len(self._queue) > self.most_waiting:
+                self.most_waiting = len(self._queue)
         if taken is not None:
             self._write_from(taken)
 
     def measure(self, bytes_per_second: int) -> None:
         """Sound is sent in another format from now on: seconds are counted by its rate."""
         with self._changed:
+            self._count_sent_audio()
             self._bytes_per_second = bytes_per_second
 
     @property
@@ -228,6 +234,13 @@ class Outbox:
         with self._changed:
             waiting = len(self._queue) + (self._in_kernel_soon is not None)
             return attrs.evolve(self._counts, waiting=waiting)
+
+    @property
+    def sent_audio(self) -> float:
+        """Seconds of sound that were sent."""
+        with self._changed:
+            self._count_sent_audio()
+            return self._sent_audio
 
     @property
     def is_empty(self) -> bool:
@@ -317,21 +330,29 @@ class Outbox:
 
     def _done(self, entry: _Entry) -> bool:
         """This command is in the kernel, and the token is free; True if more waits."""
+        command = entry.command
+        is_audio = isinstance(command, SendAudio)
         with self._lock:
             if self._in_kernel_soon is not entry:
                 return True
             self._counts.sent += 1
+            if is_audio:
+                self._sent_bytes += len(command.audio)  # type: ignore[attr-defined]
             self._in_kernel_soon = None
             self._writing = False
             more = bool(self._queue)
             if self._draining and not more:
                 self._changed.notify_all()
-        if self.tells_audio or not isinstance(entry.command, SendAudio):
-            self._told_sent(entry.command)
+        if self.tells_audio or not is_audio:
+            self._told_sent(command)
             return True  # who was told may have sent something
         return more
 
     # -- under the lock --------------------------------------------------------------------------------------------------------
+
+    def _count_sent_audio(self) -> None:
+        self._sent_audio += self._sent_bytes / self._bytes_per_second
+        self._sent_bytes = 0
 
     def _put_audio(self, entry: _Entry, command: SendAudio) -> bool:
         if not self._holds_audio:

@@ -27,12 +27,15 @@ from qai_realtime_sync.events import (
     OutputItemDone,
     Ping,
     PlaybackStopped,
+    Reconnected,
     ResponseCreated,
     ResponseDone,
     SessionCreated,
     SessionReady,
     SpeechStarted,
     SpeechStopped,
+    TranscriptDone,
+    Usage,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +87,7 @@ def _session_ready(call: Call, event: SessionReady) -> list[Event]:
         return []
     if call.history_due:
         _tell_history(call)
-    call.turns.connected()
+    call.turns.connected(call.config.turn_detection)
     call.outbox.open(connection)
     call.mutations.ready()
     call.post_held(call.responses.next())
@@ -134,6 +137,7 @@ def _audio(call: Call, event: AudioDelta) -> Sequence[Event] | None:
         return None
     if call.sound.converts_incoming:
         event.audio = call.sound.incoming(event.audio)
+    call.heard_bytes += len(event.audio)
     if call.playback is not None:
         _play(call, event)
     return ()
@@ -170,12 +174,19 @@ def _response_created(call: Call, event: ResponseCreated) -> list[Event]:
 
 
 def _response_done(call: Call, event: ResponseDone) -> list[Event]:
+    call.meter.told(event)
     call.post_held(call.responses.told(event))
     call.follow_tools(event)
+    call.sound.incoming_end()  # of an answer that was cut off: what the filter still holds must not begin the next one
     if call.playback is not None:
         call.playback.told(event)
         watch_playback(call)
     call.settled()
+    return []
+
+
+def _metered(call: Call, event: Event) -> list[Event]:
+    call.meter.told(event)
     return []
 
 
@@ -227,5 +238,8 @@ _REACTIONS: dict[type[Event], Callable[[Call, Any], Sequence[Event] | None]] = {
     SpeechStarted: _speech_started,
     SpeechStopped: _speech_stopped,
     PlaybackStopped: _playback_stopped,
+    Reconnected: _metered,
+    TranscriptDone: _metered,
+    Usage: _metered,
     GoingAway: _going_away,
 }

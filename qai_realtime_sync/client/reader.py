@@ -9,6 +9,7 @@ import attrs
 from qai_realtime_sync.client.access import Access
 from qai_realtime_sync.client.call import Call, log
 from qai_realtime_sync.client.lifecycle import Backoff, ReconnectPolicy, worth_retrying
+from qai_realtime_sync.client.redaction import without_frames
 from qai_realtime_sync.client.vigil import Vigil
 from qai_realtime_sync.commands import Command, SendFunctionResult
 from qai_realtime_sync.errors import ApiError, ConnectionClosedError, RealtimeError
@@ -121,14 +122,14 @@ class Reader:
             connection, first = self._open()
         except RealtimeError as error:
             call.outbox.lose(keep_audio=self._replacing)
-            return self._refused(error)
+            return self._refused(without_frames(error))
         try:
             self._introduce(connection, first)
             self._read(connection)
         except ConnectionClosedError as error:
-            return self._ended(error)
+            return self._ended(without_frames(error))
         except RealtimeError as error:
-            return self._refused(error)
+            return self._refused(without_frames(error))
         finally:
             with call.lock:
                 call.connection = None

@@ -20,6 +20,8 @@ class SoundPath:
         self._aligner = SampleAligner(self._ours_in.sample_width)
         self._outgoing: Converter | None = None
         self._incoming: Converter | None = None
+        self.muted = False
+        self.last = b""  # what was given last of the user's sound
         self.converts_incoming = False
         """True if the service's sound has to be turned into ours."""
 
@@ -39,7 +41,9 @@ class SoundPath:
     def outgoing(self, audio: bytes | bytearray | memoryview) -> bytes:
         """Return what can be sent now: whole samples in the service's format, perhaps ``b""``."""
         with self._lock:
-            whole = self._aligner.feed(audio)
+            self.last = whole = self._aligner.feed(audio)
+            if self.muted:
+                whole = self._ours_in.silent_byte * len(whole)
             return self._outgoing.convert(whole) if self._outgoing is not None else whole
 
     def outgoing_end(self) -> bytes:

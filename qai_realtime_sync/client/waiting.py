@@ -85,6 +85,11 @@ class Waiting:
         self._failure: BaseException | None = None
         self._seen = threading.local()
 
+    @property
+    def dropped(self) -> int:
+        """How many events streams have lost because the program did not read them."""
+        return sum(stream.dropped for stream in self._streams)
+
     def mark(self) -> None:
         """This thread begins something new: what came before is not its answer."""
         self._seen.number = self._number

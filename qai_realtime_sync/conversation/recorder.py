@@ -15,6 +15,7 @@ import attrs
 from qai_realtime_sync.audio import AudioFormat
 from qai_realtime_sync.commands import Command, SendAudio, TruncateItem
 from qai_realtime_sync.config import RealtimeConfig
+from qai_realtime_sync.conversation.record import Conversation
 from qai_realtime_sync.conversation.tracks import Track
 from qai_realtime_sync.conversation.wav import StereoWav
 from qai_realtime_sync.errors import ConfigError
@@ -46,7 +47,7 @@ class Recorder:
 
     ``path``: a folder, which gets ``conversation.wav`` (the caller left, the assistant right, each sound where it was sent or heard),
     ``events.jsonl`` (every event and command by name, with its time; sound as its length) and ``transcript.json`` (the turns); or the
-    name of a ``.wav`` file, for the sound alone. Files of these names are replaced. Times are seconds since the first event. All files
+    name of a ``.wav`` file, for the sound alone. Files of these names are replaced. Times are seconds since the client connected. All files
     are whole at any moment, also when the process is killed. ``clock`` replaces the times that the client tells.
 
     Sound that is sent ahead of its time waits in memory, up to five minutes of it. An answer that is interrupted ends where it was cut;
@@ -72,6 +73,7 @@ class Recorder:
         self._input, self._output = AudioFormat(), AudioFormat()
         self._turns: Callable[[], list[Turn]] = list
         self._is_played: Callable[[], bool] = bool
+        self._begins: Callable[[], float] | None = None
         self._caller = Track(sample_rate, late=_HICCUP)
         self._assistant = Track(sample_rate)
         self._spoken: list[_Spoken] = []
@@ -97,11 +99,21 @@ class Recorder:
 
     # -- what the client tells ------------------------------------------------------------------------------------------------
 
-    def follow(self, config: RealtimeConfig, turns: Callable[[], list[Turn]], is_played: Callable[[], bool]) -> None:
-        """Learn the formats of a conversation, where its turns are to be had, and whether somebody plays its sound; before it begins."""
+    def follow(
+        self,
+        config: RealtimeConfig,
+        turns: Callable[[], list[Turn]],
+        is_played: Callable[[], bool],
+        begins: Callable[[], float] | None = None,
+    ) -> None:
+        """Learn the formats of a conversation, where its turns are to be had, and whether somebody plays its sound; before it begins.
+
+        ``begins`` says when it began, in seconds of the client's clock; without it, it begins with the first event.
+        """
         with self._lock:
             self._input, self._output = config.input_audio, config.output_audio
             self._turns, self._is_played = turns, is_played
+            self._begins = begins if self._clock is None else None
 
     def told(self, event: Event, at: float) -> None:
         """The client told an event at ``at``, in seconds of its clock."""
@@ -123,20 +135,25 @@ class Recorder:
             except OSError as error:
                 self._give_up(error)
 
-    def sent(self, command: Command, at: float, audio: AudioFormat | None = None) -> None:
-        """The client sent a command at ``at``; ``audio`` is the format of the sound in it, if not that of the configuration."""
+    def sent(self, command: Command, at: float, audio: AudioFormat | None = None) -> float | None:
+        """The client sent a command at ``at``; ``audio`` is the format of the sound in it, if not that of the configuration.
+
+        Return where sound stands in the recording, in seconds; ``None`` for other commands, and with a clock of the recorder's own.
+        """
+        placed = None
         with self._lock:
             if self._over:
-                return
+                return None
             try:
                 now = self._note("sent", command.to_dict(), at)
                 if isinstance(command, SendAudio):
-                    self._caller.put(command.audio, audio or self._input, now)
+                    placed = self._caller.put(command.audio, audio or self._input, now)[0] / self.sample_rate
                 elif isinstance(command, TruncateItem):
                     self._shorten(command.item_id, command.audio_end_ms)
                 self._write(now - _KEPT_BACK)
             except OSError as error:
                 self._give_up(error)
+        return placed if self._clock is None else None
 
     def close(self) -> None:
         """Write what is left and close the files; happens by itself with `Closed`, and only once."""
@@ -167,7 +184,7 @@ class Recorder:
         """Write a line of events.jsonl and return the time of the recording."""
         at = self._clock() if self._clock is not None else at
         if self._started is None:
-            self._started = at
+            self._started = at if self._begins is None else min(at, self._begins())
         self._now = max(self._now, at - self._started)
         if self._events is not None:
             line = {"at": round(self._now, 4), "direction": direction, **what}
@@ -214,9 +231,8 @@ class Recorder:
     def _write_turns(self, turns: list[Turn]) -> None:
         if self._transcript is None:
             return
-        value = {"turns": [{**attrs.asdict(turn), "latency": turn.latency} for turn in turns]}
         new = self._transcript.with_suffix(".json.new")
-        new.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", errors="backslashreplace")
+        new.write_text(Conversation(turns).to_json(indent=2) + "\n", encoding="utf-8", errors="backslashreplace")
         new.replace(self._transcript)
 
     def _finish(self) -> None:

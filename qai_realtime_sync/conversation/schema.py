@@ -132,8 +132,6 @@ def _schema(hint: Any, where: str) -> dict[str, Any]:
     if hint in _PLAIN:
         return {"type": _PLAIN[hint]}
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        return _schema(arguments[0], where)
     if origin is Literal:
         return _enumeration(list(arguments))
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
@@ -222,8 +220,6 @@ def _value(value: Any, hint: Any) -> Any:
     if hint in _PLAIN:
         return _plain_value(value, hint)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        return _value(value, arguments[0])
     if origin is Literal:
         return next(one for one in arguments if _same(one, value))
     if isinstance(hint, type) and issubclass(hint, enum.Enum):

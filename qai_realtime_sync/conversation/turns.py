@@ -11,6 +11,7 @@ from typing import Any, Final
 import attrs
 
 from qai_realtime_sync.commands import Command, SendFunctionResult, SendText
+from qai_realtime_sync.config import TurnDetection
 from qai_realtime_sync.events import (
     AudioDelta,
     Event,
@@ -71,8 +72,7 @@ class Turns:
         self._sounding: _Open | None = None  # whose answer was put last behind what plays
         self._runs: list[tuple[float, float]] = []  # the user's sound that was recorded: its seconds, and when each began
         self._spoken = 0.0
-        self.padding, self.silence = _PADDING, _SILENCE
-        """Seconds of sound that the service counts before and after the user's speech."""
+        self._padding, self._silence = _PADDING, _SILENCE  # seconds that the service counts before and after the user's speech
 
     def snapshot(self) -> list[Turn]:
         """Copies of the turns, in order."""
@@ -97,7 +97,8 @@ class Turns:
             elif isinstance(command, SendFunctionResult):
                 for current in reversed(self._turns):
                     if command.call_id in current.calls:
-                        current.calls[command.call_id].output = command.output
+                        call = current.calls[command.call_id]
+                        call.output, call.answered_at = command.output, at
                         break
 
     def told(self, event: Event, at: float) -> TurnDone | None:
@@ -133,11 +134,15 @@ class Turns:
                 del self._runs[:-_MOST_RUNS]
             self._spoken += seconds
 
-    def connected(self) -> None:
-        """A connection begins: the service counts the user's sound anew."""
+    def connected(self, detection: object) -> None:
+        """A connection begins, with this turn detection: the service counts the user's sound anew."""
         with self._lock:
             self._runs.clear()
             self._spoken = 0.0
+            if isinstance(detection, TurnDetection):
+                padding, silence = detection.prefix_padding_ms, detection.silence_duration_ms
+                self._padding = padding / 1000 if isinstance(padding, int) else _PADDING
+                self._silence = silence / 1000 if isinstance(silence, int) else _SILENCE
 
     def _time_of(self, position: float) -> float:
         """Return when the user's sound at ``position`` seconds was heard."""
@@ -150,14 +155,14 @@ class Turns:
         turn = self._for_user(event.item_id).turn
         if turn.speech_started_at is None:
             turn.speech_started_at = at
-        if turn.spoke_from is None and self._runs and event.audio_start_ms is not None:
-            turn.spoke_from = self._time_of(event.audio_start_ms / 1000 + self.padding)
+        if turn.spoke_from is None and self._runs and event.audio_start_ms:  # at 0 the padding may be shorter
+            turn.spoke_from = self._time_of(event.audio_start_ms / 1000 + self._padding)
 
     def _speech_stopped(self, event: SpeechStopped, at: float) -> None:
         turn = self._for_user(event.item_id).turn
         turn.speech_stopped_at = at
         if self._runs and event.audio_end_ms is not None:
-            turn.spoke_until = self._time_of(event.audio_end_ms / 1000 - self.silence)
+            turn.spoke_until = self._time_of(event.audio_end_ms / 1000 - self._silence)
 
     def _committed(self, event: InputCommitted, at: float) -> None:
         current = self._for_user(event.item_id)
@@ -207,7 +212,7 @@ class Turns:
 
     def _called(self, event: FunctionCall, at: float) -> None:
         current = self._for_answer(event.response_id)
-        call = ToolCall(name=event.name, call_id=event.call_id, arguments=event.arguments)
+        call = ToolCall(name=event.name, call_id=event.call_id, arguments=event.arguments, called_at=at)
         current.calls[event.call_id] = call
         current.asking.add(event.response_id)
         current.turn.tool_calls.append(call)

@@ -259,6 +259,7 @@ class Conversation:
             self._stop_idling()
             spoken = self.settings.spoken if request.spoken is None else request.spoken
             response = Response(new_id("resp"), request, spoken, "" if request.out_of_band else self.id)
+            response.most_tokens = request.max_output_tokens or self.settings.max_output_tokens
             situation = self._situation(request)
             steps = self._steps(request, situation)
             if not request.out_of_band:
@@ -327,6 +328,10 @@ class Conversation:
         with self.lock:
             if response.active:
                 self._end(response, "completed", "")
+
+    def exhaust(self, response: Response) -> None:
+        """End an answer that has used up its tokens; called while the lock is held."""
+        self._end(response, "incomplete", "max_output_tokens")
 
     def fail(self, response: Response, message: str) -> None:
         """End an answer that cannot be made."""

@@ -12,60 +12,30 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol
-
-import attrs
+from typing import Any, ClassVar
 
 from qai_realtime_sync.audio import b64decode, b64encode
 from qai_realtime_sync.offline import facts
-from qai_realtime_sync.offline.conversation import Conversation
 from qai_realtime_sync.offline.items import Item, RefusedError, Request, Response, new_id
-from qai_realtime_sync.offline.journal import Journal
-from qai_realtime_sync.offline.session import WireSession, modalities_of, tools_of
+from qai_realtime_sync.offline.session import WireSession, modalities_of, tokens_of, tools_of
+from qai_realtime_sync.offline.spelling import Spelling
 
-__all__ = ["FamilySpelling", "Outlet", "Terms"]
+__all__ = ["FamilySpelling", "now", "place"]
 
 _log = logging.getLogger(__name__)
 _SOUND = "input_audio_buffer.append"
 
 
-class Outlet(Protocol):
-    """Where frames go."""
-
-    def put(self, frame: str | bytes) -> None:
-        """Queue a frame; never waits."""
-        ...
-
-    def flush(self) -> None:
-        """Write what is queued."""
-        ...
-
-    def hang_up(self, code: int, reason: str) -> None:
-        """Queue a close frame."""
-        ...
-
-
-@attrs.frozen
-class Terms:
-    """What a spelling must know of its connection: its number, the model of the URL, when it must end, and what an earlier one left."""
-
-    number: int
-    model: str
-    expires_at: int | None = None
-    earlier: tuple[Item, ...] = ()
-    rate_limits: Callable[[], list[dict[str, Any]]] = list
-
-
-class FamilySpelling(abc.ABC):
+class FamilySpelling(Spelling):
     """One connection of the OpenAI family; `receive` belongs to one thread, `tell` comes under the conversation's lock."""
 
     session: WireSession
     default_threshold: ClassVar[float] = 0.5
 
-    def __init__(self, outlet: Outlet, journal: Journal, terms: Terms) -> None:
-        self._outlet, self._journal, self.terms = outlet, journal, terms
-        self.session_id = new_id("sess")
-        self.conversation: Conversation
+    @property
+    def resumable(self) -> bool:
+        """The client asked that a later connection may go on with this conversation."""
+        return self.session.resumption
 
     # -- outgoing ------------------------------------------------------------------------------------------------------------
 
@@ -77,10 +47,6 @@ class FamilySpelling(abc.ABC):
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             text = json.dumps(frame, separators=(",", ":"))  # half a character, which a client sent, cannot be UTF-8
         self._outlet.put(text)
-
-    def flush(self) -> None:
-        """Write what is queued."""
-        self._outlet.flush()
 
     def refuse(self, refusal: RefusedError, event_id: str | None) -> None:
         """Queue an ``error`` event about a client event."""
@@ -95,18 +61,17 @@ class FamilySpelling(abc.ABC):
             },
         )
 
-    def hang_up(self, code: int, reason: str) -> None:
-        """Queue a close frame."""
-        self._journal.note(self.terms.number, "sent", "close", {"code": code, "reason": reason})
-        self._outlet.hang_up(code, reason)
-
-    @abc.abstractmethod
-    def begin(self, conversation: Conversation) -> None:
-        """Take the conversation and send the opening events."""
-
-    @abc.abstractmethod
-    def expire(self, seconds: float) -> None:
-        """Say that the session has lasted as long as it may, and close."""
+    def turn_away(self, admitted: bool) -> None:
+        """Refuse after the upgrade, as OpenAI does: an error, then close 3000 for a key, 4000 for the retired beta."""
+        code = "beta_api_shape_disabled" if admitted else "invalid_api_key"
+        message = (
+            "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
+            if admitted
+            else "Incorrect API key provided."
+        )
+        self.refuse(RefusedError(code, message), None)
+        self.hang_up(4000 if admitted else 3000, f"invalid_request_error.{code}")
+        self.flush()
 
     @abc.abstractmethod
     def session_body(self) -> dict[str, Any]:
@@ -287,6 +252,9 @@ class FamilySpelling(abc.ABC):
         if body.get("tools") is not None:
             request.tools = tools_of(body["tools"], "response.tools")
         request.tool_choice = body.get("tool_choice")
+        for name in ("max_output_tokens", "max_response_output_tokens"):
+            if body.get(name) is not None:
+                request.max_output_tokens = tokens_of(body[name], f"response.{name}")
         if body.get("input") is not None:
             request.input = self._read_input(body["input"])
         return request

@@ -7,18 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import unquote
 
-from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.offline.http_server import HTTPException, Request, Response
 from qai_realtime_sync.offline.items import new_id
 from qai_realtime_sync.offline.line import NoUpgradeError
-
-try:
-    from werkzeug import Request, Response
-    from werkzeug.exceptions import HTTPException
-except ImportError as error:
-    raise ConfigError(
-        f"the local server needs werkzeug and simple-websocket ({error}); pip install 'qai-realtime-sync[serve]'",
-        code="missing_dependency",
-    ) from error
 
 if TYPE_CHECKING:
     from qai_realtime_sync.offline.server import RealtimeServer

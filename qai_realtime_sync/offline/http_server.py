@@ -1,4 +1,4 @@
-"""The listening socket and the thread per request, as werkzeug serves them, with names and an end."""
+"""The listening socket and the thread per request, as werkzeug (owned by this file) serves them, with names and an end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.offline.tls import TlsSocket
 
 try:
+    from werkzeug import Request, Response
+    from werkzeug.exceptions import HTTPException
     from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 except ImportError as error:
     raise ConfigError(
@@ -22,7 +24,7 @@ except ImportError as error:
         code="missing_dependency",
     ) from error
 
-__all__ = ["HttpServer"]
+__all__ = ["HTTPException", "HttpServer", "Request", "Response"]
 
 _HANDSHAKE_SECONDS = 10.0
 _log = logging.getLogger(__name__)

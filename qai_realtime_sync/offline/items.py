@@ -95,6 +95,7 @@ class Request:
     tool_choice: Any = None
     verbatim: str = ""
     interruptible: bool = True
+    max_output_tokens: int | None = None
 
 
 @attrs.define(eq=False)
@@ -113,6 +114,12 @@ class Response:
     usage: Usage = attrs.field(factory=Usage)
     stop: threading.Event = attrs.field(factory=threading.Event, repr=False)
     open_item: Item | None = None
+    most_tokens: int | None = None
+
+    @property
+    def exhausted(self) -> bool:
+        """It has cost as many tokens as it may."""
+        return self.most_tokens is not None and self.usage.output_text + self.usage.output_audio >= self.most_tokens
 
     @property
     def active(self) -> bool:
@@ -144,3 +151,4 @@ class Settings:
     tools: list[dict[str, Any]] = attrs.field(factory=list)
     tool_choice: Any = "auto"
     speed: float = 1.0
+    max_output_tokens: int | None = None

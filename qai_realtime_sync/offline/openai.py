@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 from qai_realtime_sync.offline import facts
 from qai_realtime_sync.offline.conversation import Conversation
-from qai_realtime_sync.offline.family import FamilySpelling, Outlet, Terms, now, place
+from qai_realtime_sync.offline.family import FamilySpelling, now, place
 from qai_realtime_sync.offline.items import Item, RefusedError, Response, Usage
 from qai_realtime_sync.offline.journal import Journal
 from qai_realtime_sync.offline.session import WireSession
+from qai_realtime_sync.offline.spelling import Outlet, Terms
 
 __all__ = ["OpenAISpelling"]
 
@@ -232,8 +233,8 @@ class OpenAISpelling(FamilySpelling):
 
 
 def _status_details(response: Response) -> dict[str, Any] | None:
-    if response.status == "cancelled":
-        return {"type": "cancelled", "reason": response.reason}
+    if response.status in ("cancelled", "incomplete"):
+        return {"type": response.status, "reason": response.reason}
     if response.status == "failed":
         error = {"type": response.error_code, "code": response.error_code, "message": response.error_message}
         return {"type": "failed", "error": error}

@@ -147,6 +147,8 @@ class Reply:
                 item.text += word.text
                 response.usage.output_text += 1 + len(word.text) // 6
                 conversation.teller.tell(facts.TextPiece(response, index, item, word.text, word.start_ms))
+            if response.exhausted:
+                conversation.exhaust(response)
         conversation.teller.flush()
         return True
 

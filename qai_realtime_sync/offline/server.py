@@ -14,7 +14,6 @@ from typing import Any
 
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.offline.conversation import Conversation
-from qai_realtime_sync.offline.family import FamilySpelling, Terms
 from qai_realtime_sync.offline.front import Front
 from qai_realtime_sync.offline.http_server import HttpServer
 from qai_realtime_sync.offline.items import Item
@@ -23,13 +22,14 @@ from qai_realtime_sync.offline.ledger import Ledger, RateLimit
 from qai_realtime_sync.offline.line import Line
 from qai_realtime_sync.offline.openai import OpenAISpelling
 from qai_realtime_sync.offline.script import Script
+from qai_realtime_sync.offline.spelling import Spelling, Terms
 from qai_realtime_sync.offline.tls import server_context
 from qai_realtime_sync.offline.voice import Voice, assemble
 from qai_realtime_sync.offline.xai import XAISpelling
 
 __all__ = ["DIALECTS", "RealtimeServer"]
 
-DIALECTS: dict[str, type[FamilySpelling]] = {"openai": OpenAISpelling, "xai": XAISpelling}
+DIALECTS: dict[str, type[Spelling]] = {"openai": OpenAISpelling, "xai": XAISpelling}
 _STOP_SECONDS = 3.0
 _GOODBYE_SECONDS = 0.5  # for clients to answer the close frame
 _MOST_REMEMBERED = 1000
@@ -230,7 +230,8 @@ class RealtimeServer:
             allow=self._limit.allow,
         )
         if not admitted or (beta and self.dialect == "openai"):
-            self._turn_away(line, spelling, admitted)
+            spelling.turn_away(admitted)
+            line.run(lambda message: None)
             return
         with self._lock:
             self._lines[number] = (line, conversation)
@@ -244,19 +245,7 @@ class RealtimeServer:
             self._journal.note(number, "received", "closed", {"code": code, "reason": reason})
             self._part(number, conversation, spelling, cap)
 
-    def _turn_away(self, line: Line, spelling: FamilySpelling, admitted: bool) -> None:
-        code = "beta_api_shape_disabled" if admitted else "invalid_api_key"
-        message = (
-            "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
-            if admitted
-            else "Incorrect API key provided."
-        )
-        spelling.send("error", error={"type": "invalid_request_error", "code": code, "message": message, "param": None, "event_id": None})
-        spelling.hang_up(4000 if admitted else 3000, f"invalid_request_error.{code}")
-        spelling.flush()
-        line.run(lambda message: None)
-
-    def _cap_timer(self, spelling: FamilySpelling, number: int) -> threading.Timer | None:
+    def _cap_timer(self, spelling: Spelling, number: int) -> threading.Timer | None:
         if self._cap is None:
             return None
         timer = threading.Timer(self._cap, spelling.expire, (self._cap,))
@@ -265,7 +254,7 @@ class RealtimeServer:
         timer.start()
         return timer
 
-    def _part(self, number: int, conversation: Conversation, spelling: FamilySpelling, cap: threading.Timer | None) -> None:
+    def _part(self, number: int, conversation: Conversation, spelling: Spelling, cap: threading.Timer | None) -> None:
         if cap is not None:
             cap.cancel()
         for thread in [*conversation.close(), *([cap] if cap is not None else [])]:
@@ -273,7 +262,7 @@ class RealtimeServer:
                 thread.join(1.0)
         with self._lock:
             self._lines.pop(number, None)
-            if spelling.session.resumption:
+            if spelling.resumable:
                 self._resumable[conversation.id] = conversation
 
 

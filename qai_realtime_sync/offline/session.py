@@ -83,6 +83,7 @@ class WireSession:
             tools=self.tools,
             tool_choice=self.tool_choice,
             speed=self.speed,
+            max_output_tokens=tokens_of(self.max_output_tokens, "session.max_output_tokens"),
         )
 
 
@@ -105,6 +106,15 @@ def audio_format(value: object, rates: tuple[int, ...], param: str) -> AudioForm
         f"Invalid value: {kind!r}. Supported values are: 'audio/pcm', 'audio/pcmu', and 'audio/pcma'.",
         param=f"{param}.type",
     )
+
+
+def tokens_of(value: object, param: str) -> int | None:
+    """Return a limit of tokens, ``None`` for ``"inf"`` or null. Raises: RefusedError."""
+    if value is None or value == "inf":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 4096:
+        raise RefusedError("invalid_value", f"Invalid value: {value!r}. Expected an integer from 1 to 4096, or 'inf'.", param=param)
+    return value
 
 
 def _detection(value: dict[str, Any] | None, default_threshold: float, semantic: bool) -> Detection | None:

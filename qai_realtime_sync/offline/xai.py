@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 from qai_realtime_sync.audio import b64encode
 from qai_realtime_sync.offline import facts
 from qai_realtime_sync.offline.conversation import Conversation
-from qai_realtime_sync.offline.family import FamilySpelling, Outlet, Terms, place
+from qai_realtime_sync.offline.family import FamilySpelling, place
 from qai_realtime_sync.offline.items import Item, RefusedError, Request, Response, Usage, new_id
 from qai_realtime_sync.offline.journal import Journal
 from qai_realtime_sync.offline.session import WireSession
+from qai_realtime_sync.offline.spelling import Outlet, Terms
 
 __all__ = ["XAISpelling"]
 
@@ -124,8 +125,8 @@ class XAISpelling(FamilySpelling):
             "usage": {},
             "metadata": dict(response.request.metadata) if response.request.metadata is not None else None,
         }
-        if response.status == "cancelled":
-            body["status_details"] = {"type": "cancelled", "reason": response.reason}
+        if response.status in ("cancelled", "incomplete"):
+            body["status_details"] = {"type": response.status, "reason": response.reason}
         elif response.status == "failed":
             error = {"type": response.error_code, "code": response.error_code, "message": response.error_message}
             body["status_details"] = {"type": "failed", "error": error}

@@ -41,7 +41,8 @@ class RestClient:
     ``api_key`` and ``base_url``: ``None`` reads ``QAI_API_KEY`` and ``QAI_BASE_URL`` at the first call. ``headers`` go with every
     request (``{"X-Quantum-App": "my-app"}``). ``timeout``: seconds for each attempt, from connecting to the last byte.
     ``proxy``: a URL, ``""`` for none, ``None`` for the environment's, which never applies to this machine. ``verify``: ``True``,
-    or the path of a CA bundle (``True`` also reads ``REQUESTS_CA_BUNDLE``). ``session``: a `requests.Session` of your own; you
+    or the path of a CA bundle (``True`` also reads ``REQUESTS_CA_BUNDLE``). ``ssl_context``: an `ssl.SSLContext` instead of it.
+    ``session``: a `requests.Session` of your own; you
     close it, and a slow answer is bounded between two of its bytes only. ``allow_insecure``: send the key over plain http to
     another machine. ``clock`` and ``wait`` stand in for the monotonic clock and for waiting.
 
@@ -59,6 +60,7 @@ class RestClient:
         timeout: float = 30.0,
         proxy: str | None = None,
         verify: bool | str = True,
+        ssl_context: Any = None,
         session: requests.Session | None = None,
         allow_insecure: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -70,7 +72,7 @@ class RestClient:
         self._base_url = None if base_url is None else checked_base_url(base_url, allow_insecure=allow_insecure)
         self._headers = checked_headers(headers or {})
         self._timeout = checked_timeout(timeout)
-        self._exchange = Exchange(proxy=proxy, verify=verify, session=session, clock=clock)
+        self._exchange = Exchange(proxy=proxy, verify=verify, ssl_context=ssl_context, session=session, clock=clock)
         self._clock = clock
         self._closed = threading.Event()
         self._wait = wait or self._closed.wait

@@ -43,6 +43,7 @@ class Exchange:
 
     proxy: str | None = attrs.field(default=None, repr=False)
     verify: bool | str = True
+    ssl_context: Any = attrs.field(default=None, repr=False)
     session: requests.Session | None = attrs.field(default=None, repr=False)
     clock: Callable[[], float] = time.monotonic
 
@@ -61,7 +62,7 @@ class Exchange:
         raise error
 
     def _post(self, url: str, payload: bytes, headers: Mapping[str, str], credentials: Credentials, seconds: float) -> Answer:
-        session = self.session or _new_session()
+        session = self.session or _new_session(self.ssl_context)
         mark = _DEADLINE.set(time.monotonic() + seconds)
         try:
             with session.post(
@@ -100,7 +101,7 @@ class Exchange:
         return dict(requests.utils.get_environ_proxies(url))
 
     def _verification(self) -> bool | str:
-        if self.verify is not True:
+        if self.verify is not True or self.ssl_context is not None:
             return self.verify
         return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
@@ -157,11 +158,29 @@ def _adapter() -> type[requests.adapters.HTTPAdapter]:
         ConnectionCls = TlsConnection
 
     class Adapter(requests.adapters.HTTPAdapter):
+        def __init__(self, ssl_context: Any = None) -> None:
+            self._ssl_context = ssl_context
+            super().__init__()
+
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+            if self._ssl_context is not None:
+                kwargs["ssl_context"] = self._ssl_context
             super().init_poolmanager(*args, **kwargs)
             self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": TlsPool}
 
+        def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+            host, pool = super().build_connection_pool_key_attributes(request, verify, cert)
+            own: Any = {}
+            return host, (pool if self._ssl_context is None else own)
+
+        def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+            # A context of the caller's says whom to trust; requests would load its own bundle into it.
+            if self._ssl_context is None:
+                super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
+
         def proxy_manager_for(self, proxy: Any, **kwargs: Any) -> Any:
+            if self._ssl_context is not None:
+                kwargs["ssl_context"] = self._ssl_context
             manager = super().proxy_manager_for(proxy, **kwargs)
             if type(manager) is urllib3.ProxyManager:  # one for SOCKS has connections of its own
                 manager.pool_classes_by_scheme = {"http": PlainPool, "https": TlsPool}
@@ -170,7 +189,7 @@ def _adapter() -> type[requests.adapters.HTTPAdapter]:
     return Adapter
 
 
-def _new_session() -> requests.Session:
+def _new_session(ssl_context: Any) -> requests.Session:
     import http.cookiejar
 
     import requests
@@ -179,7 +198,7 @@ def _new_session() -> requests.Session:
     session.trust_env = False
     session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("https://", "http://"):
-        session.mount(scheme, _adapter()())
+        session.mount(scheme, _adapter()(ssl_context))
     return session
 
 

@@ -81,8 +81,8 @@ def ascii_host(host: str) -> str:
         name = host if host.isascii() else host.encode("idna").decode("ascii")
     except UnicodeError:
         raise _bad("the host name is not a valid international name") from None
-    if len(name) > 253:
-        raise _bad("the host name is longer than 253 characters")
+    if len(name) > 253 or (":" not in name and not all(name.removesuffix(".").split("."))):
+        raise _bad("the host name is longer than 253 characters or has an empty part")
     return name
 
 

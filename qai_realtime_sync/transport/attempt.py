@@ -60,7 +60,11 @@ class Attempt:
 
     def __enter__(self) -> Attempt:
         if self._cancel is not None:
-            self._ear, self._mouth = socket.socketpair()
+            try:
+                self._ear, self._mouth = socket.socketpair()
+            except OSError as error:
+                message = f"no socket for connecting to {self.target}: {error.strerror}. This process has too many files open."
+                raise ConnectError(message, code="unreachable") from error
             self._mouth.setblocking(False)
             self._cancel._register(self._shout)
         return self

@@ -15,7 +15,7 @@ from qai_realtime_sync.transport.dial import open_tcp
 from qai_realtime_sync.transport.frames import Parser
 from qai_realtime_sync.transport.proxy import choose_proxy, open_tunnel
 from qai_realtime_sync.transport.stream import PlainStream, Stream
-from qai_realtime_sync.transport.tls import TlsStream, default_context, tls_reason
+from qai_realtime_sync.transport.tls import VARIABLES, TlsStream, default_context, tls_reason
 from qai_realtime_sync.transport.upgrade import upgrade
 
 __all__ = ["connect"]
@@ -67,7 +67,12 @@ def _secured(sock: socket.socket, address: Address, context: ssl.SSLContext | No
     """The stream inside TLS. Raises: `ConnectError` (code ``tls``, or ``tls_verification`` if the certificate is not trusted)."""
     attempt.stage = f"agreeing on TLS with {address.shown}"
     try:
-        stream = TlsStream(sock, context or default_context(), address.host)
+        context = context or default_context()
+    except OSError as error:
+        message = f"the certificates to trust cannot be read: {tls_reason(error)}. Check the variables {', '.join(VARIABLES)}."
+        raise ConnectError(message, code="tls") from error
+    try:
+        stream = TlsStream(sock, context, address.host.removesuffix("."))
         stream.handshake(attempt.wait)
     except ssl.SSLCertVerificationError as error:
         message = (

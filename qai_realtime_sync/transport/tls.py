@@ -12,11 +12,12 @@ import os
 import socket
 import ssl
 import threading
+from typing import Final
 
 from qai_realtime_sync.transport.readiness import WRITE
 from qai_realtime_sync.transport.stream import RawSocket, Wait
 
-__all__ = ["TlsStream", "default_context", "tls_reason"]
+__all__ = ["VARIABLES", "TlsStream", "default_context", "tls_reason"]
 
 _AT_ONCE = 32 * 1024  # plaintext encrypted in one go: bounds what lies between a control frame and the kernel
 _HANDSHAKE_ROOM = 16 * 1024
@@ -140,8 +141,8 @@ def tls_reason(error: BaseException) -> str:
 
 # -- which certificates are trusted ------------------------------------------------------------------------------------------
 
-_BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", *_BUNDLE_VARIABLES)
+_BUNDLE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", *_BUNDLE_VARIABLES)
 
 _default_lock = threading.Lock()  # guards the two below
 _default_key: tuple[str | None, ...] = ()
@@ -157,7 +158,7 @@ def default_context() -> ssl.SSLContext:
     Raises: OSError if a named file cannot be read.
     """
     global _default, _default_key
-    key = tuple(os.environ.get(name) for name in _VARIABLES)
+    key = tuple(os.environ.get(name) for name in VARIABLES)
     with _default_lock:
         if _default is None or key != _default_key:
             _default, _default_key = _new_context(), key

@@ -101,6 +101,7 @@ def test_the_whole_demo(start: Start, voices: None, tmp_path: pathlib.Path) -> N
     assert_three_turns(Left(tmp_path / "call"), demo.output)
 
 
+@pytest.mark.long
 def test_without_pacing(start: Start, voices: None, tmp_path: pathlib.Path) -> None:
     """`--fast` plays the first two turns faster than they are spoken, and the recording is laid out as if they had taken their time."""
     demo = start("demo", "--fast", "--out", "call")
@@ -112,6 +113,7 @@ def test_without_pacing(start: Start, voices: None, tmp_path: pathlib.Path) -> N
     assert left.transcript["demo"]["paced"] is False
 
 
+@pytest.mark.long
 def test_over_tls(start: Start, voices: None, tmp_path: pathlib.Path) -> None:
     """With `--tls` the conversation goes over wss to the server's own certificate."""
     pytest.importorskip("trustme", reason="a certificate made on the fly needs trustme")
@@ -121,7 +123,7 @@ def test_over_tls(start: Start, voices: None, tmp_path: pathlib.Path) -> None:
     assert_one_tool_call(Left(tmp_path / "call"))
 
 
-@pytest.mark.parametrize("more", [[], ["--tls"]], ids=["plain", "tls"])
+@pytest.mark.parametrize("more", [[], pytest.param(["--tls"], marks=pytest.mark.long)], ids=["plain", "tls"])
 def test_in_light_mode(start: Start, serving: None, tmp_path: pathlib.Path, more: list[str]) -> None:
     """Without voices the same conversation happens in tones: one call, and an answer that is cut where the caller began."""
     if more:
@@ -135,19 +137,38 @@ def test_in_light_mode(start: Start, serving: None, tmp_path: pathlib.Path, more
     assert sound_in(left.right, speech_started, next_answer) < 0.3
 
 
-def test_without_a_network(start: Start, voices: None, tmp_path: pathlib.Path) -> None:
-    """The whole conversation runs in a network namespace that has loopback and nothing else, over wss."""
+@pytest.fixture
+def alone() -> list[str]:
+    """What to put before a command so that it runs in a network namespace that has loopback and nothing else."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("ip"):
         pytest.skip("a network namespace needs Linux, root, unshare and ip")
-    pytest.importorskip("trustme", reason="a certificate made on the fly needs trustme")
     if subprocess.run(["unshare", "-n", "true"], capture_output=True, timeout=10).returncode:
         pytest.skip("this system gives no network namespace")
-    script = 'ip link set lo up && test -z "$(ip -o link | grep -v " lo: ")" && exec "$@"'
-    demo = start("demo", "--tls", "--out", "call", prefix=["unshare", "-n", "sh", "-c", script, "sh"])
+    return ["unshare", "-n", "sh", "-c", 'ip link set lo up && test -z "$(ip -o link | grep -v " lo: ")" && exec "$@"', "sh"]
+
+
+def test_two_turns_without_a_network(start: Start, voices: None, alone: list[str], tmp_path: pathlib.Path) -> None:
+    """Without pacing, over wss, in a network namespace without a network: understood, one call, laid out as if spoken in real time."""
+    pytest.importorskip("trustme", reason="a certificate made on the fly needs trustme")
+    demo = start("demo", "--tls", "--fast", "--out", "call", prefix=alone)
+    assert demo.finish(60) == 0, demo.output
+    assert "connected to https://127.0.0.1:" in demo.output
+    left = Left(tmp_path / "call")
+    assert [wrong_words(said, heard) <= 0.2 for said, heard in zip((GREETING, QUESTION), left.heard)] == [True, True]
+    assert_one_tool_call(left)
+    assert len(left.left) / RATE > 15
+
+
+@pytest.mark.long
+def test_the_whole_demo_without_a_network(start: Start, voices: None, alone: list[str], tmp_path: pathlib.Path) -> None:
+    """The whole conversation runs over wss in a network namespace that has loopback and nothing else."""
+    pytest.importorskip("trustme", reason="a certificate made on the fly needs trustme")
+    demo = start("demo", "--tls", "--out", "call", prefix=alone)
     assert demo.finish(60) == 0, demo.output
     assert_three_turns(Left(tmp_path / "call"), demo.output)
 
 
+@pytest.mark.long
 def test_a_recording_as_the_caller(start: Start, voices: None, tmp_path: pathlib.Path) -> None:
     """`--wav` plays a recording at another rate, and says that it may be misheard."""
     from qai_realtime_sync.audio import AudioFormat, Converter
@@ -168,8 +189,6 @@ def test_a_recording_as_the_caller(start: Start, voices: None, tmp_path: pathlib
     [
         ("qai-realtime demo", signal.SIGINT, 130),
         ("starting the local server", signal.SIGINT, 130),
-        ("starting the local server", signal.SIGTERM, 143),
-        ("light: ", signal.SIGINT, 130),
         ("connected to", signal.SIGINT, 130),
         ("(the caller is heard)", signal.SIGINT, 130),
         ("get_weather", signal.SIGTERM, 143),
@@ -206,14 +225,27 @@ def test_a_killed_demo_leaves_no_server(start: Start, serving: None, tmp_path: p
         assert file.getnchannels() == 2
 
 
-def test_a_new_folder_each_time(start: Start, serving: None, tmp_path: pathlib.Path) -> None:
-    """Without `--out` a recording that is there stays; with `--out` it is replaced, and the demo says so."""
-    (tmp_path / "qai-demo").mkdir()
-    assert start("demo", "--light", "--fast").finish(60) == 0
-    assert list((tmp_path / "qai-demo").iterdir()) == []
-    again = start("demo", "--light", "--fast", "--out", "qai-demo-2")
-    assert again.finish(60) == 0
-    assert "replacing the recording" in again.output
+def test_a_new_folder_each_time(
+    serving: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without `--out` a recording that is there stays, with `--out` it is replaced and that is said; where nothing can be written
+    it goes to a temporary folder."""
+    from qai_realtime_sync.cli.demo import _folder
+
+    monkeypatch.chdir(tmp_path)
+    assert [str(_folder(None)) for _ in range(3)] == ["qai-demo", "qai-demo-2", "qai-demo-3"]
+    assert str(_folder("mine")) == "mine"
+    assert capsys.readouterr().out == ""
+    (tmp_path / "qai-demo" / "events.jsonl").write_text("")
+    assert str(_folder("qai-demo")) == "qai-demo"
+    assert "replacing the recording" in capsys.readouterr().out
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    elsewhere = _folder(None)
+    assert elsewhere.is_dir()
+    elsewhere.rmdir()
 
 
 @pytest.mark.parametrize(

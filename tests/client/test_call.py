@@ -182,7 +182,9 @@ def test_the_policy_close_ends_the_conversation() -> None:
         talk.say("one")
         closed = client.wait(5.0)
         assert (closed.by, closed.code, closed.clean) == ("client", 1000, True)
-        assert names(log.events)[-4:] == ["handler_failed", "state_changed", "state_changed", "closed"] or "handler_failed" in names(log.events)
+        assert names(log.events)[-4:] == ["handler_failed", "state_changed", "state_changed", "closed"] or "handler_failed" in names(
+            log.events
+        )
         assert talk.over.wait(5.0)
 
 

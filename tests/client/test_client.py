@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from qai_realtime_sync import RealtimeClient, RealtimeConfig
+from qai_realtime_sync.client.lifecycle import ReconnectPolicy
 from qai_realtime_sync.config import Tool
 from qai_realtime_sync.errors import (
     ApiError,
@@ -23,6 +24,7 @@ from qai_realtime_sync.errors import (
     RealtimeTimeoutError,
 )
 from tests.servers import Talk, deaf, ready, refuse, service
+from tests.transport.peer import Certificates
 
 
 def ours() -> list[str]:
@@ -359,9 +361,89 @@ def test_a_client_that_nobody_refers_to_is_closed() -> None:
 def test_a_context_manager_closes_after_an_exception_in_its_body() -> None:
     """The program's own exception comes out, and the conversation is over in an orderly way."""
     with service() as peer:
-        with pytest.raises(LookupError), peer.client() as client:
-            talk = peer.talk()
-            raise LookupError
+        client = peer.client()
+
+        def body() -> None:
+            with client:
+                raise LookupError
+
+        with pytest.raises(LookupError):
+            body()
+        talk = peer.talk()
+        assert talk.over.wait(5.0)
         assert client.state == "closed"
         assert talk.closed_with == (1000, "")
         assert ours() == []
+
+
+# -- encrypted -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificates() -> Certificates:
+    """One authority for the tests of this file."""
+    return Certificates()
+
+
+def test_an_encrypted_conversation_is_like_a_plain_one(certificates: Certificates) -> None:
+    """Words, sound, a socket that is full, a loss, a new connection and a goodbye over TLS."""
+    quick = ReconnectPolicy(base=0.01, cap=0.01)
+    with service(context=certificates.server) as peer:
+        client = peer.client(ssl_context=certificates.client, reconnect=quick)
+        with client:
+            talk = peer.talk()
+            client.send_text("hello")
+            talk.expect("response.create")
+            talk.created("r1")
+            for _ in range(20):
+                talk.audio("r1", "i1", bytes(4800))
+            talk.done("r1")
+            client.wait_for("response_done", 5.0)
+            talk.stall()
+            while client.outbox.waiting < 3:
+                client.send_event({"type": "big", "text": "x" * 200_000})
+            talk.resume()
+            client.drain(8.0)
+            talk.fence(client)
+            talk.drop()
+            client.wait_for("reconnected", 5.0)
+            talk = peer.talk()
+            talk.fence(client)
+        assert talk.over.wait(5.0)
+        assert talk.closed_with == (1000, "")
+        assert ours() == []
+
+
+def test_traffic_in_both_directions_over_tls_loses_nothing(certificates: Certificates) -> None:
+    """While the service talks, three threads send: every frame arrives, in each thread's order."""
+    with service(context=certificates.server) as peer, peer.client(ssl_context=certificates.client) as client:
+        talk = peer.talk()
+        heard: list[int] = []
+        client.on("unknown", lambda event: heard.append(event.raw["number"]))
+
+        def speak(name: int) -> None:
+            for number in range(150):
+                client.send_event({"type": "note", "name": name, "number": number})
+
+        threads = [threading.Thread(target=speak, args=(name,)) for name in range(3)]
+        for thread in threads:
+            thread.start()
+        for number in range(400):
+            talk.say("chatter", number=number)
+        for thread in threads:
+            thread.join(8.0)
+        client.wait_for("unknown", 8.0, where=lambda event: event.raw["number"] == 399)
+        talk.fence(client)
+        assert heard == list(range(400))
+        for name in range(3):
+            assert [v["number"] for v in talk.received if v.get("name") == name] == list(range(150))
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(certificates: Certificates) -> None:
+    """Without the authority's word there is no conversation, and no second try."""
+    with service(context=certificates.server) as peer:
+        client = peer.client()
+        with pytest.raises(ConnectError) as caught:
+            client.connect()
+        assert caught.value.code == "tls_verification"
+        assert client.wait(1.0).meaning == "lost"

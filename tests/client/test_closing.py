@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -497,14 +498,21 @@ def test_a_process_ends_with_an_open_client(way: str, answers: bool) -> None:
 
 
 def test_ctrl_c_in_the_main_thread_closes_the_conversation() -> None:
-    """KeyboardInterrupt comes out of wait(), the with block says goodbye, and the process ends in time."""
-    script = OPEN + "\nwith_client = client\ntry:\n    client.wait(30)\nexcept KeyboardInterrupt:\n    client.close(); print('interrupted', flush=True)\n"
+    """KeyboardInterrupt comes out of wait(), the program says goodbye, and the process ends in time."""
+    script = f"""{OPEN}
+try:
+    print("waiting", flush=True)
+    client.wait(30)
+except KeyboardInterrupt:
+    client.close()
+    print("interrupted", flush=True)
+"""
     with service() as peer:
         process = run(script, peer)
         try:
             talk = peer.talk(20.0)
             assert process.stdout is not None
-            assert process.stdout.readline() == "open\n"
+            assert [process.stdout.readline() for _ in range(2)] == ["open\n", "waiting\n"]
             process.send_signal(signal.SIGINT)
             with within(5.0):
                 out, err = process.communicate(timeout=20.0)
@@ -559,6 +567,8 @@ def test_a_forked_child_cannot_touch_its_parents_conversation() -> None:
             status = 1
             try:
                 status = _in_the_child(client, peer)
+            except BaseException:
+                os.write(2, traceback.format_exc().encode())
             finally:
                 os._exit(status)
         _, status = os.waitpid(pid, 0)
@@ -577,7 +587,7 @@ def _in_the_child(client: RealtimeClient, peer: Service) -> int:
         try:
             found = getattr(client, name)
             if callable(found):
-                found(**{"instructions": "x"}) if name == "mutate_context" else found(*CALLS.get(name, ()))
+                found(instructions="x") if name == "mutate_context" else found(*CALLS.get(name, ()))
         except ForkedClientError as error:
             if "make a client in each process, after the fork" not in str(error):
                 return 3
@@ -594,5 +604,5 @@ def _in_the_child(client: RealtimeClient, peer: Service) -> int:
     gc.collect()
     from qai_realtime_sync.client import closing
 
-    closing._close_all()
+    closing.close_all()
     return 0

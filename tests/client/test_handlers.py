@@ -238,7 +238,8 @@ def test_what_cannot_be_a_handler_is_refused(function: Any, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [print, Method().take, lambda *events: None, lambda event, extra=1: None, functools.partial(lambda a, b: None, 1), dict, [].append]
+    "function",
+    [print, Method().take, lambda *events: None, lambda event, extra=1: None, functools.partial(lambda a, b: None, 1), dict, [].append],
 )
 def test_what_takes_one_argument_is_a_handler(function: Any) -> None:
     """Builtins, methods, partials and defaults included."""

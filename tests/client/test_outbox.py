@@ -108,11 +108,19 @@ def test_sound_is_told_only_to_who_records() -> None:
     assert [c.command_name for c in box.told] == ["send_audio"]
 
 
+def test_what_was_sent_of_sound_is_counted_in_seconds() -> None:
+    """Only what the kernel has, in the format of its time."""
+    box = opened(Wire())
+    box.hear("ab", "c")
+    assert box.box.sent_audio == 3.0
+    box.box.measure(2)
+    box.hear("de")
+    assert box.box.sent_audio == 4.0
+
+
 def test_before_connect_nothing_is_taken() -> None:
     """A command before connect() raises and says what to do."""
-    box = Outbox(
-        max_commands=1, max_audio=1, bytes_per_second=1, drop_oldest_audio=False, sent=lambda _: None, blocked=lambda: None
-    )
+    box = Outbox(max_commands=1, max_audio=1, bytes_per_second=1, drop_oldest_audio=False, sent=lambda _: None, blocked=lambda: None)
     with pytest.raises(NotConnectedError, match=r"call connect\(\) first"):
         box.put(SendText(text="x"))
     box.prepend([SendText(text="x")])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qai_realtime_sync import RealtimeClient, RealtimeConfig
-from qai_realtime_sync.commands import CancelResponse, CreateResponse, SendText
+from qai_realtime_sync.commands import CancelResponse, CreateResponse, SendText, TruncateItem
 from qai_realtime_sync.errors import (
     ApiError,
     ConfigError,
@@ -351,7 +351,9 @@ def test_an_answer_that_fails_is_an_api_error() -> None:
 
     def answer(talk: Talk, number: int) -> None:
         talk.created("r1")
-        talk.done("r1", status="failed", status_details={"type": "failed", "error": {"code": "rate_limit_exceeded", "message": "Slow down."}})
+        talk.done(
+            "r1", status="failed", status_details={"type": "failed", "error": {"code": "rate_limit_exceeded", "message": "Slow down."}}
+        )
 
     with service() as peer:
         (error,) = asking(answer, peer, peer.client(), "What?")
@@ -506,9 +508,13 @@ def test_a_full_outbox_tells_the_caller_and_recovers() -> None:
     with service() as peer, peer.client(max_commands=5) as client:
         talk = peer.talk()
         talk.stall()
-        with pytest.raises(OutboxFullError):
+
+        def fill() -> None:
             for _ in range(500):
                 client.send_event({"type": "big", "text": "x" * 200_000})
+
+        with pytest.raises(OutboxFullError):
+            fill()
         with pytest.raises(OutboxFullError):
             client.create_response()
         assert not client._call.is_busy
@@ -591,3 +597,47 @@ def test_commands_may_be_given_as_objects() -> None:
         client.send_event(CreateResponse(instructions="Sing."))
         assert talk.expect("response.create")["response"]["instructions"] == "Sing."
         assert client._call.is_busy
+
+
+def test_a_picture_goes_to_a_service_that_takes_one() -> None:
+    """With its words, and with a request for an answer unless told otherwise."""
+    with service() as peer:
+        url = f"ws://127.0.0.1:{peer.server.port}/v1/realtime?model=gpt-realtime"
+        client = RealtimeClient.direct(url, "sk-test", dialect="openai")
+        peer.clients.append(client)
+        with client:
+            talk = peer.talk()
+            client.send_image(b"picture", "image/png", respond=False)
+            client.send_image(bytearray(b"picture"), "image/png", text="What is it?")
+            client.approve_mcp_call("a1", True)
+            client.retrieve_item("i1")
+            talk.expect("response.create")
+            talk.fence(client)
+            contents = [v["item"].get("content", []) for v in talk.received if v["type"] == "conversation.item.create"]
+            assert contents[0][0]["image_url"] == "data:image/png;base64,cGljdHVyZQ=="
+            assert {part["type"] for part in contents[1]} == {"input_image", "input_text"}
+            assert talk.count("response.create") == 1
+            assert talk.count("conversation.item.retrieve") == 1
+
+
+def test_what_the_client_says_by_itself_may_fail_without_a_word_to_the_program(caplog: pytest.LogCaptureFixture) -> None:
+    """A cut that does not fit into the outbox is logged; a held request whose turn has come makes room for the next."""
+    with service() as peer, peer.client(max_commands=1) as client:
+        talk = peer.talk()
+        client.create_response()
+        talk.expect("response.create")
+        talk.created("r1")
+        client.wait_for("response_created", 5.0)
+        client.create_response(instructions="second")
+        client.create_response(instructions="third")
+        client._call.outbox.pause()
+        client.clear_audio()
+        client._call.submit_quietly([TruncateItem(item_id="i1", audio_end_ms=1)])
+        talk.done("r1")
+        client.wait_for("response_done", 5.0)
+        talk.say("mark")
+        client.wait_for("unknown", 5.0)
+        assert not client._call.responses.is_busy
+    messages = [record.message for record in caplog.records]
+    assert sum("a held request for an answer was not sent" in message for message in messages) == 2
+    assert any("truncate_item was not sent" in message for message in messages)

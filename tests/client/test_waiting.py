@@ -172,7 +172,7 @@ def test_a_failure_is_raised_once_in_one_waiting_thread() -> None:
         threading.Event().wait(0.001)
     waiting.fail(LookupError("a handler's"))
     waiting.offer(number(1))
-    results = sorted((type(other.end()).__name__ for other in others))
+    results = sorted(type(other.end()).__name__ for other in others)
     assert results == ["LookupError", "Ping"]
 
 

@@ -260,9 +260,7 @@ def test_a_sink_that_cannot_say_what_was_heard_is_taken_to_play_in_real_time(cap
     stopped = play.stop("barge_in")
     assert stopped is not None
     assert stopped.event.heard_ms == pytest.approx(250, abs=1)
-    assert [record.message for record in caplog.records] == [
-        "played_ms of the sink of play_to failed: what was heard is estimated"
-    ]
+    assert [record.message for record in caplog.records] == ["played_ms of the sink of play_to failed: what was heard is estimated"]
 
 
 @pytest.mark.parametrize("reason", ["barge_in", "interrupt"])

@@ -1,5 +1,7 @@
 """From a Python function to JSON Schema and from a model's JSON back to Python values: a table of annotations."""
 
+# ruff: noqa: UP006, UP007, UP045 - the older spellings of annotations are used by programs too
+
 from __future__ import annotations
 
 import collections.abc
@@ -64,11 +66,18 @@ TABLE: list[tuple[Any, dict[str, Any]]] = [
     (list[int] | None, {"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "null"}]}),
     (list, {"type": "array", "items": {}}),
     (list[str], {"type": "array", "items": {"type": "string"}}),
-    (typing.List[str], {"type": "array", "items": {"type": "string"}}),  # noqa: UP006 - the old spelling is used too
+    (typing.List[str], {"type": "array", "items": {"type": "string"}}),
     (Sequence[float], {"type": "array", "items": {"type": "number"}}),
     (tuple[int, ...], {"type": "array", "items": {"type": "integer"}}),
     (set[str], {"type": "array", "items": {"type": "string"}}),
     (frozenset[str], {"type": "array", "items": {"type": "string"}}),
+    (tuple[int, int], {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}),
+    (
+        tuple[str, int, str],
+        {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}, "minItems": 3, "maxItems": 3},
+    ),
+    (collections.abc.Set[str], {"type": "array", "items": {"type": "string"}}),
+    (list[Annotated[int, ["note"]]], {"type": "array", "items": {"type": "integer"}}),
     (dict, {"type": "object"}),
     (dict[str, int], {"type": "object", "additionalProperties": {"type": "integer"}}),
     (Mapping[str, Any], {"type": "object", "additionalProperties": {}}),
@@ -238,6 +247,15 @@ VALUES: list[tuple[Any, Any, Any]] = [
     (list[int], [1, 2], [1, 2]),
     (tuple[int, ...], [1, 2], (1, 2)),
     (set[str], ["a"], {"a"}),
+    (frozenset[str], ["a"], frozenset({"a"})),
+    (collections.abc.Set[str], ["a"], {"a"}),
+    (list, [1, "a"], [1, "a"]),
+    (dict, {"a": [1]}, {"a": [1]}),
+    (tuple[str, int], ["a", 1], ("a", 1)),
+    (Union[float, int], 5, 5),
+    (Union[float, int], 5.5, 5.5),
+    (None, None, None),
+    (list[Annotated[int, ["note"]]], [1], [1]),
     (Sequence[float], [1, 2.5], [1.0, 2.5]),
     (dict[str, int], {"a": 1}, {"a": 1}),
     (Annotated[int, "note"], 4, 4),
@@ -275,6 +293,9 @@ REFUSED: list[tuple[Any, Any]] = [
     (list[str], "abc"),
     (set[str], "abc"),
     (tuple[int, ...], 5),
+    (tuple[str, int], ["a"]),
+    (tuple[str, int], ["a", "b"]),
+    (None, 0),
     (dict[str, int], [1]),
     (dict[str, int], {"a": "b"}),
     (Place, {"city": "Oslo", "street": "x"}),

@@ -280,7 +280,9 @@ def test_a_name_is_taken_once() -> None:
 def test_tools_are_replaced_as_a_whole() -> None:
     """Functions of the new configuration run, those that went are refused; a definition that nobody answers is an error."""
     book = Book("look", "listen", theirs=("mine",))
-    book.calls.replaced([{"type": "function", "name": "listen"}, {"type": "web_search"}, Tool(name="mine"), Tool(name="fly", function=print)])
+    book.calls.replaced(
+        [{"type": "function", "name": "listen"}, {"type": "web_search"}, Tool(name="mine"), Tool(name="fly", function=print)]
+    )
     assert set(book.calls.tools) == {"listen", "fly"}
     with pytest.raises(ConfigError, match="nobody answers the tool 'swim'"):
         book.calls.replaced([{"type": "function", "name": "swim"}])

@@ -129,7 +129,12 @@ def test_two_pieces_of_speech_before_an_answer_are_one_turn() -> None:
 def test_written_questions_open_a_turn_when_they_leave() -> None:
     """What the user typed is joined with what it was answered; two texts before an answer are two lines."""
     turns, told = play(
-        SendText(text="One"), SendText(text="two"), created(), TextDone(text="Three.", response_id="r1", item_id="a1"), done(), CommitAudio()
+        SendText(text="One"),
+        SendText(text="two"),
+        created(),
+        TextDone(text="Three.", response_id="r1", item_id="a1"),
+        done(),
+        CommitAudio(),
     )
     assert texts(turns) == [("One\ntwo", "Three.")]
     assert told[0].speech_stopped_at == 0.0
@@ -160,8 +165,8 @@ def test_a_tool_round_is_part_of_its_turn() -> None:
     assert told == [turn]
     assert turn.response_ids == ["r1", "r2"]
     assert turn.tool_calls == [
-        ToolCall(name="look", call_id="c1", arguments="{}", output="yes"),
-        ToolCall(name="look", call_id="c2", arguments="{}", output="no"),
+        ToolCall(name="look", call_id="c1", arguments="{}", output="yes", called_at=2.0, answered_at=6.0),
+        ToolCall(name="look", call_id="c2", arguments="{}", output="no", called_at=3.0, answered_at=5.0),
     ]
 
 
@@ -181,7 +186,13 @@ def test_calls_that_are_only_in_the_answers_output_keep_the_turn_open() -> None:
 def test_a_tool_that_was_faster_than_its_answer_keeps_the_turn_open() -> None:
     """The result left before response.done; the next answer still belongs to this turn, which is told once."""
     _, told = play(
-        created("r1"), call("c1"), SendFunctionResult(call_id="c1", output="yes"), done("r1"), created("r2"), said("It rains.", "r2"), done("r2")
+        created("r1"),
+        call("c1"),
+        SendFunctionResult(call_id="c1", output="yes"),
+        done("r1"),
+        created("r2"),
+        said("It rains.", "r2"),
+        done("r2"),
     )
     assert [turn.response_ids for turn in told] == [["r1", "r2"]]
 
@@ -213,7 +224,9 @@ def test_what_was_heard_of_an_interrupted_answer_is_kept() -> None:
 @pytest.mark.parametrize("response", ["r1", "r9"])
 def test_sound_that_was_played_to_its_end_interrupts_nothing(response: str) -> None:
     """Neither does the end of sound that belongs to no turn."""
-    turns, _ = play(created(), PlaybackStopped(response_id=response, heard_ms=5, reason="finished"), AudioDelta(audio=b"", response_id="r9"))
+    turns, _ = play(
+        created(), PlaybackStopped(response_id=response, heard_ms=5, reason="finished"), AudioDelta(audio=b"", response_id="r9")
+    )
     assert turns.snapshot()[0].interrupted is False
     assert turns.snapshot()[0].heard_ms is None
 

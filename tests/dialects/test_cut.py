@@ -67,6 +67,7 @@ def test_a_long_message_gives_what_its_whole_parse_gives(name: str, value: Any, 
     data = json.dumps(value, separators=separators).encode()
     assert told(dialects.choose(name)(), Frame(memoryview(data), True)) == whole(name, data)
     assert told(dialects.choose(name)(), data) == whole(name, data)
+    assert told(dialects.choose(name)(), Frame(memoryview(data), True, string=data.decode())) == whole(name, data)
 
 
 def test_characters_of_several_bytes_before_the_sound_do_not_shift_it() -> None:

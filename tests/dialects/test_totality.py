@@ -88,7 +88,9 @@ def distortions(name: str, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         value = distorted(data, data.draw(st.sampled_from(frames(name))))
         message = json.dumps(value)
-        frame = data.draw(st.sampled_from([message, message.encode(), Frame(message.encode(), True), Frame(message.encode(), False)]))
+        raw = message.encode()
+        forms = [message, raw, Frame(raw, True), Frame(raw, True, string=message), Frame(raw, False)]
+        frame = data.draw(st.sampled_from(forms))
         told(dialect, frame)
 
 

@@ -219,6 +219,46 @@ def test_close_goes_before_waiting_data_and_drops_it(wire: Wire) -> None:
     wire.stop()
 
 
+def test_a_message_that_has_begun_goes_out_before_the_close(wire: Wire) -> None:
+    """A `send` whose message is half written when `close` is called returns, and the peer gets it whole, then the close."""
+    start = threading.Event()
+    got = []
+
+    def script(peer: Peer) -> None:
+        start.wait(PATIENCE)
+        got.extend([len(peer.read_frame()[1]), peer.read_close()])
+        peer.send(close_frame(1000))
+
+    connection = wire.open(script)
+    sending = in_thread(lambda: connection.send(bytes(20_000_000), PATIENCE))
+    begun = time.monotonic()
+    while not 0 < connection.waiting < 20_000_000 and time.monotonic() - begun < PATIENCE:
+        threading.Event().wait(0.001)
+    closing = in_thread(lambda: connection.close(timeout=PATIENCE))
+    while connection._closing is None and time.monotonic() - begun < PATIENCE:
+        threading.Event().wait(0.001)
+    start.set()
+    assert joined(closing) is None
+    assert joined(sending) is None
+    assert end_of(connection).clean
+    assert got == [20_000_000, (1000, "")]
+
+
+def test_a_violation_ends_a_close_that_waits(wire: Wire) -> None:
+    """A peer that answers a close with nonsense ends it at once, not clean."""
+
+    def script(peer: Peer) -> None:
+        peer.read_close()
+        peer.send(frame(3))
+        peer.wait_for_end()
+
+    connection = wire.open(script)
+    begun = time.monotonic()
+    connection.close(timeout=PATIENCE)
+    assert time.monotonic() - begun < SOON
+    assert not end_of(connection).clean
+
+
 def test_nothing_can_be_sent_while_closing(wire: Wire) -> None:
     """From the moment `close` is called, `try_send`, `send`, `flush` and `ping` raise."""
     asked, go_on = threading.Event(), threading.Event()

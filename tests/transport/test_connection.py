@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
@@ -13,6 +14,9 @@ import pytest
 from qai_realtime_sync import transport
 from qai_realtime_sync.errors import ConfigError, ConnectionClosedError, RealtimeTimeoutError
 from qai_realtime_sync.seam import Frame
+from qai_realtime_sync.transport.connection import Connection
+from qai_realtime_sync.transport.frames import Parser
+from qai_realtime_sync.transport.stream import PlainStream, Wait
 from tests.transport.conftest import Wire
 from tests.transport.peer import Peer, close_frame, frame
 from tests.transport.test_frames import ACCEPTED, REFUSED
@@ -395,6 +399,38 @@ def test_a_send_that_times_out_ends_the_connection(wire: Wire) -> None:
     with pytest.raises(ConnectionClosedError):
         connection.try_send("y")
     finished.set()
+
+
+def test_an_interrupted_write_ends_the_connection(plain: Wire) -> None:
+    """If a signal handler raises in the middle of a write, nothing more is sent: half a frame may be out."""
+    connection = plain.open(hold_open)
+
+    class Interrupted(PlainStream):
+        def write(self, data: bytes | memoryview) -> int:
+            super().write(memoryview(data)[:3])
+            raise KeyboardInterrupt
+
+    stream = Interrupted(connection._stream.sock.dup())
+    other = Connection(stream, Parser())
+    with pytest.raises(KeyboardInterrupt):
+        other.try_send("never whole")
+    with pytest.raises(ConnectionClosedError, match="interrupted"):
+        other.try_send("not this one either")
+    other.abort()
+
+
+def test_a_timeout_of_the_kernel_is_a_broken_connection(plain: Wire) -> None:
+    """ETIMEDOUT, the end of a link that answers nothing any more, ends the connection; it is not mistaken for a wait in vain."""
+    connection = plain.open(hold_open)
+
+    class TimedOut(PlainStream):
+        def read(self, room: memoryview, wait: Wait | None = None) -> int:
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    other = Connection(TimedOut(connection._stream.sock.dup()), Parser())
+    error = end_of(other)
+    assert (error.code, error.clean) == (None, False)
+    assert "timed out" in str(error)
 
 
 def test_duplex_for_a_while(wire: Wire) -> None:

@@ -199,6 +199,17 @@ def test_addresses_that_cannot_be_reached_are_told(names: dict[str, Any], monkey
         assert caught.value.code == "unreachable"
 
 
+def test_no_descriptor_left_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without a free descriptor gets a `ConnectError` that says so."""
+
+    def socketpair() -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+    with pytest.raises(ConnectError, match="too many files"):
+        transport.connect("ws://127.0.0.1:9/", cancel=transport.Cancellation())
+
+
 def test_a_family_the_system_does_not_speak_is_skipped(names: dict[str, Any], server: Server) -> None:
     """An address whose socket cannot be made does not keep the next from being tried; none at all is told."""
     names[HOST] = [(9999, "nowhere"), (socket.AF_INET, "127.0.0.1", server.port)]
@@ -207,6 +218,9 @@ def test_a_family_the_system_does_not_speak_is_skipped(names: dict[str, Any], se
     with pytest.raises(ConnectError) as caught:
         transport.connect(f"ws://{HOST}/")
     assert caught.value.code == "unreachable"
+    names[HOST] = [(socket.AF_INET, "not a number")]
+    with pytest.raises(ConnectError):
+        transport.connect(f"ws://{HOST}/")
     names[HOST] = []
     with pytest.raises(ConnectError):
         transport.connect(f"ws://{HOST}/")

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator
 
@@ -73,6 +74,7 @@ def test_the_environment_names_a_proxy(url: str, environ: dict[str, str], expect
         ("wss://a.example/", "a.example:444", False),
         ("wss://10.1.2.3/", "10.0.0.0/8", True),
         ("wss://11.1.2.3/", "10.0.0.0/8", False),
+        ("wss://10.1.2.3/", "10.0.0.0/99", False),
         ("wss://10.1.2.3/", "10.1.2.3", True),
         ("wss://[fd00::5]:7/", "[fd00::5]:7", True),
         ("wss://[fd00::5]/", "fd00::/8", True),
@@ -280,6 +282,20 @@ def test_a_proxy_that_refuses_is_told_as_such(kind: str, answers: list[bytes], w
             transport.connect("ws://127.0.0.1:9/", proxy=f"{scheme}://{user + '@' if user else ''}127.0.0.1:{proxy.port}")
         assert caught.value.code == "proxy"
         assert "wrong" not in str(caught.value)
+
+
+def test_a_proxy_that_resets_is_told() -> None:
+    """A proxy that breaks the connection off raises the code ``proxy`` with the system's reason."""
+
+    def serve(peer: Peer) -> None:
+        peer.read_exactly(5)
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.sock.close()
+
+    with serving(serve) as proxy, pytest.raises(ConnectError, match="broke the connection") as caught:
+        transport.connect("ws://127.0.0.1:9/", proxy=f"http://127.0.0.1:{proxy.port}")
+    assert caught.value.code == "proxy"
+    assert isinstance(caught.value.__cause__, ConnectionResetError)
 
 
 def test_socks4_has_no_ipv6(plain: Wire) -> None:

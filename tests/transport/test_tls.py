@@ -100,9 +100,19 @@ def test_a_folder_of_certificates_is_trusted(
 def test_a_bundle_that_is_not_there_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that names no file raises the code ``tls``, not a bare OSError."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/does/not/exist.pem")
-    with pytest.raises(ConnectError) as caught:
+    with pytest.raises(ConnectError, match="REQUESTS_CA_BUNDLE") as caught:
         transport.connect(server.url)
     assert caught.value.code == "tls"
+
+
+def test_a_host_name_with_its_final_dot_is_the_same_host(
+    server: Server, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dot that ends a full host name is for DNS; the certificate is checked without it."""
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *arguments: real(host.rstrip("."), *arguments))
+    url = server.url.replace("localhost", "localhost.")
+    transport.connect(url, ssl_context=certificates.client, proxy=False).close()
 
 
 def test_the_default_context_is_shared_and_strict() -> None:
@@ -280,8 +290,9 @@ class OpensslServer:
         identity.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
+        command = ["openssl", "s_server", "-accept", f"127.0.0.1:{self.port}", "-cert", str(folder / "server.pem")]
         self.process = subprocess.Popen(
-            ["openssl", "s_server", "-accept", f"127.0.0.1:{self.port}", "-cert", str(folder / "server.pem"), f"-{version}", "-naccept", "1"],
+            [*command, f"-{version}", "-naccept", "1"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
