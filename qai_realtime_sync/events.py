@@ -96,6 +96,10 @@ __all__ = [
 ]
 
 
+class _RecordedError(RealtimeError):
+    """An error that was read from its plain form; its text begins with the name of what it was."""
+
+
 def _plain(value: Any) -> Any:
     """A JSON-able form: sound as its length, errors as text, attrs objects as the fields that differ from their default."""
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -107,7 +111,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
     if isinstance(value, BaseException):
-        return f"{type(value).__name__}: {value}"
+        return str(value) if isinstance(value, _RecordedError) else f"{type(value).__name__}: {value}"
     return redacted(value)
 
 
@@ -867,7 +871,7 @@ def _read(kind: Any, value: Any, audio: AudioFormat, where: str) -> Any:
         if kind is bytes and type(value) is int:
             return audio.silent_byte * value
         if issubclass(kind, BaseException) and isinstance(value, str):
-            return RealtimeError(value)
+            return _RecordedError(value)
         if isinstance(value, Mapping):
             if issubclass(kind, Event):
                 return event_from_dict(value, audio)

@@ -216,7 +216,10 @@ class RealtimeClient(Listening, AudioIn):
             self.close()
 
     def __repr__(self) -> str:
-        return f"<RealtimeClient {self._call.lifecycle.state}{' ' + self.session_id if self.session_id else ''}>"
+        call: Call | None = self.__dict__.get("_call")
+        if call is None:  # looked at by whoever reports the error of its constructor
+            return "<RealtimeClient not made>"
+        return f"<RealtimeClient {call.lifecycle.state}{' ' + call.session_id if call.session_id else ''}>"
 
     @property
     def state(self) -> str:

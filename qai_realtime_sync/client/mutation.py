@@ -8,7 +8,7 @@ field *supersedes* it. A change that is refused, or fails three times, is *faile
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -35,7 +35,8 @@ class ContextMutation:
     it failed.
     """
 
-    def __init__(self, fields: frozenset[str]) -> None:
+    def __init__(self, fields: frozenset[str], may_wait: Callable[[str], None]) -> None:
+        self._may_wait = may_wait
         self.fields = fields
         self.outcome = "queued"
         self.attempt = 0
@@ -50,8 +51,10 @@ class ContextMutation:
     def wait(self, timeout: float | None = 30.0) -> ContextMutation:
         """Wait for the end and return itself.
 
-        Raises: `RealtimeTimeoutError`; the error of a change that failed.
+        Raises: `RealtimeTimeoutError`; the error of a change that failed; `RealtimeError` in a handler, which would wait for itself.
         """
+        if not self.is_done:
+            self._may_wait("the result of mutate_context")
         if not self._ended.wait(timeout):
             raise RealtimeTimeoutError(f"the change is still {self.outcome} after {timeout:g} s")
         if self.error is not None:
@@ -95,7 +98,7 @@ class Mutations:
     def submit(self, fields: dict[str, Any], extra: Mapping[str, Any] | None, bridge: str | None, timeout: float) -> ContextMutation:
         """Take a change that was checked; try it at once if nothing runs."""
         names = frozenset(fields) | {f"extra.{key}" for key in extra or {}}
-        mutation = ContextMutation(names)
+        mutation = ContextMutation(names, self._call.check_not_in_handler)
         superseded: list[ContextMutation] = []
         with self._lock:
             change = _Change(dict(fields), dict(extra or {}), bridge, timeout, [mutation])
@@ -146,14 +149,17 @@ class Mutations:
         if change is not None and change.command is not None and error.caused_by == change.command.event_id:
             self._fail(change, ApiError(f"the service refused the change: {error.message}", code=error.code or error.type or "refused"))
 
-    def lost(self, error: Exception | None) -> bool:
-        """A connection ended, or a dial failed, while a change was tried; True if it is given up."""
+    def lost(self, error: Exception | None, retry: bool) -> bool:
+        """A connection ended, or a dial failed, while a change was tried; ``retry``: another dial may do better.
+
+        True if the change is given up that this connection was made for: then the conversation goes on as it was before.
+        """
         change = self._trying
         if change is None:
             return False
-        if change.command is not None or change.attempt >= _TRIES:
+        if change.command is not None or not retry or change.attempt >= _TRIES:
             self._fail(change, error or ConnectionClosedError("the connection was lost before the change was confirmed"))
-            return True
+            return change.command is None
         change.attempt += 1
         return False
 

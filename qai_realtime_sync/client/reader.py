@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 import attrs
 
 from qai_realtime_sync.client.access import Access
+from qai_realtime_sync.client.barge_in import speech_ended
 from qai_realtime_sync.client.call import Call, log
 from qai_realtime_sync.client.lifecycle import Backoff, ReconnectPolicy, worth_retrying
 from qai_realtime_sync.client.redaction import without_frames
@@ -74,10 +75,10 @@ class Reader:
         call = self._call
         try:
             lost = self._live()
-        except Exception as error:
+        except BaseException as error:  # also a SystemExit: whoever waits must be told the end
             log.exception("the conversation ended by an error of the client itself")
             call.connect_error = error
-            lost = _Lost(Ending(meaning="lost", retry=False), error=error)
+            lost = _Lost(Ending(meaning="lost", retry=False), error=error if isinstance(error, Exception) else None)
         self._finish(lost)
         call.over.set()
         call.opened.set()
@@ -96,7 +97,7 @@ class Reader:
             planned, call.planned = call.planned, ""
             if planned:
                 lost = attrs.evolve(lost, ending=_PLANNED, reason=planned, error=None)
-            elif not call.mutations.lost(lost.error):
+            elif not call.mutations.lost(lost.error, lost.ending.retry):
                 if not self._opened_once or not lost.ending.retry or (call.options.reconnect is None and not self._replacing):
                     return lost
             self._replacing = bool(planned) or (self._replacing and lost.opened_at is None)
@@ -296,6 +297,7 @@ class Reader:
     def _back_off(self, lost: _Lost, delay: float) -> None:
         call = self._call
         call.renewal.forget()
+        speech_ended(call)  # nobody will tell it
         told: list[Event] = []
         if call.responses.active:
             # Its end will never come from the service; who waits for it must not wait for ever.

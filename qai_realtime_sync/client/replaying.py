@@ -52,6 +52,7 @@ def replay(call: Call, folder: str | os.PathLike[str], speed: float | None, wait
         call.pool.stop()
         call.lane.stop()
         call.reader = None
+        call.to_state("closed")  # untold: where the recording told no state, or broke off
         call.opened.set()
         call.over.set()
 

@@ -34,7 +34,17 @@ from qai_realtime_sync.commands import (
 )
 from qai_realtime_sync.config import UNSET, RealtimeConfig
 from qai_realtime_sync.errors import ApiError, ConfigError, RealtimeTimeoutError, UnsupportedCommandError
-from qai_realtime_sync.events import AudioDelta, Closed, ErrorReceived, Event, ResponseCreated, ResponseDone, TextDone, TranscriptDone
+from qai_realtime_sync.events import (
+    AudioDelta,
+    Closed,
+    ErrorReceived,
+    Event,
+    HandlerFailed,
+    ResponseCreated,
+    ResponseDone,
+    TextDone,
+    TranscriptDone,
+)
 from qai_realtime_sync.turns import Answer
 
 if TYPE_CHECKING:
@@ -150,7 +160,7 @@ class Speaking:
         """Send text and return the finished answer, tool rounds included.
 
         Raises: `RealtimeTimeoutError`; `ApiError` when the service refuses or fails to answer; `ConnectionClosedError` when the
-        conversation ends first; `RealtimeError` in a handler.
+        conversation ends first; `RealtimeError` in a handler; with ``on_handler_error="raise"``, what a handler or tool raised.
         """
         call = self._call
         call.check_process()
@@ -178,6 +188,8 @@ class Speaking:
                 ) from None
             if collected.add(event) and stream.is_last(event):
                 return collected.answer
+            if isinstance(event, (HandlerFailed, Closed)) and (failure := call.waiting.take_failure()) is not None:
+                raise failure
             if isinstance(event, Closed):
                 raise call.waiting.ended(ResponseDone)
 
@@ -291,6 +303,12 @@ class Speaking:
 
         Raises: `ConfigError` for another type, or a dict without a JSON form.
         """
+        if isinstance(event, SendAudio):
+            self.send_audio(event.audio)
+            return ""
+        if isinstance(event, SendFunctionResult):
+            # The book of calls must know of it; a command is one intent, so no answer is asked for.
+            return self.send_function_result(event.call_id, event.output, name=event.name, is_error=event.is_error, respond=False)
         if isinstance(event, Command):
             return self._submit(event)
         if not isinstance(event, (dict, str, bytes)):

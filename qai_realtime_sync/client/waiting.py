@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from time import monotonic
 
@@ -80,7 +81,8 @@ class Waiting:
         self._kept: collections.deque[tuple[int, Event]] = collections.deque(maxlen=_KEPT)
         self._kept_audio: collections.deque[tuple[int, Event]] = collections.deque(maxlen=_KEPT_AUDIO)
         self._waiters: list[_Waiter] = []
-        self._streams: tuple[EventStream, ...] = ()
+        # Weak, so that an iteration that the program has left costs nothing from then on.
+        self._streams: tuple[weakref.ref[EventStream], ...] = ()
         self._closed: Closed | None = None
         self._failure: BaseException | None = None
         self._seen = threading.local()
@@ -88,7 +90,7 @@ class Waiting:
     @property
     def dropped(self) -> int:
         """How many events streams have lost because the program did not read them."""
-        return sum(stream.dropped for stream in self._streams)
+        return sum(stream.dropped for reference in self._streams if (stream := reference()) is not None)
 
     def mark(self) -> None:
         """This thread begins something new: what came before is not its answer."""
@@ -110,8 +112,11 @@ class Waiting:
                     waiter.found.append(entry)
                     waiter.woken.release()
             streams = self._streams
-        for stream in streams:
-            if number > stream.first:
+        for reference in streams:
+            stream = reference()
+            if stream is None:
+                self._forget_dead()
+            elif number > stream.first:
                 stream.offer(event)
 
     def fail(self, error: BaseException) -> None:
@@ -141,12 +146,16 @@ class Waiting:
             stream.first = self._number
             for event in past or ([closed] if closed is not None else []):
                 stream.offer(event)
-            self._streams += (stream,)
+            self._streams += (weakref.ref(stream),)
 
     def forget(self, stream: EventStream) -> None:
         """Stop feeding a stream."""
         with self._lock:
-            self._streams = tuple(kept for kept in self._streams if kept is not stream)
+            self._streams = tuple(kept for kept in self._streams if kept() is not stream)
+
+    def _forget_dead(self) -> None:
+        with self._lock:
+            self._streams = tuple(kept for kept in self._streams if kept() is not None)
 
     def wait_for(
         self, cls: type[Event], timeout: float | None, where: Callable[[Event], bool] | None, describe: Callable[[], str]

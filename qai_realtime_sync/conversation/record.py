@@ -47,7 +47,7 @@ class Conversation(list[Turn]):
         try:
             value = json.loads(text)
             turns = [_turn(row) for row in value["turns"]]
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ConfigError(
                 f"this is not a conversation ({error}); it should be the text of Conversation.to_json() or a recording's transcript.json",
                 code="invalid_conversation",

@@ -87,7 +87,7 @@ class Recording:
             if sent:
                 return at, command_from_dict(value, self._config.input_audio)
             return at, event_from_dict(value, self._config.output_audio)
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ConfigError(f"line {number} of {str(self._lines)!r} is not of a recording: {error}", code="invalid_recording") from error
 
 

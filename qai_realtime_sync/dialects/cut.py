@@ -42,7 +42,7 @@ def cut(payload: bytes | memoryview, key: str, text: str | None = None) -> tuple
         rest = text[:start] + text[end:]
         if "\\" in rest:
             return None
-        # In ASCII a character stands where its byte does, and a view spares a copy.
-        return loads(rest), b64decode(memoryview(payload)[start:end] if text.isascii() else text[start:end])
+        # In ASCII a character stands where its byte does, and a slice of a view is no copy.
+        return loads(rest), b64decode((payload if text.isascii() else text)[start:end])
     except ValueError:
         return None

@@ -107,8 +107,10 @@ class OpenAI(Dialect):
 
     def place(self, value: Any, sound: bytes) -> bool:
         """Sound stands at the top of an audio delta; a long text may look like base64 too."""
-        tag = at(value, "type")
-        if type(tag) is not str or tag not in _AUDIO_DELTAS or value.get("delta") != "":
+        if type(value) is not dict or value.get("delta") != "":
+            return False
+        tag = value.get("type")
+        if type(tag) is not str or tag not in _AUDIO_DELTAS:
             return False
         value["delta"] = sound
         return True

@@ -60,6 +60,7 @@ _NOT_UTF8 = "a text message is not UTF-8"
 _START = 8 * 1024  # every kept KiB counts once per connection
 _KEPT = 64 * 1024  # a buffer above this is given back as soon as it is empty
 _STEP = 256 * 1024  # how far memory runs ahead of what has arrived of a big frame
+_LATER = -1
 _CHECKED_AT_ONCE = 64 * 1024  # UTF-8 of a big message is checked in pieces, so that its text never exists as a whole
 
 
@@ -136,7 +137,7 @@ class Parser:
         self._message = bytearray()  # payload of the fragments so far
         self._message_text = False
         self._fragments = 0  # 0 = no fragmented message is open
-        self._checked = 0  # bytes of the open frame or message that are known to be UTF-8
+        self._checked = 0  # bytes of the open frame or message that are known to be UTF-8; _LATER = none, on purpose
         self._closed = False
 
     # -- memory --
@@ -212,7 +213,7 @@ class Parser:
             # Nearly every frame is a whole message of less than 64 KiB that is all there; only this case is written for speed.
             buffer = self._buffer
             first, length = buffer[position], buffer[position + 1]
-            if first in (_WHOLE_TEXT, _WHOLE_BINARY) and not self._fragments and not self._checked:
+            if first in (_WHOLE_TEXT, _WHOLE_BINARY) and not self._fragments and self._checked <= 0:
                 start = position + 2
                 if length == 126 and have >= 4:
                     start = position + 4
@@ -232,6 +233,7 @@ class Parser:
                     except UnicodeDecodeError:
                         raise FrameError(NOT_UTF8, _NOT_UTF8) from None
                     self._position = stop
+                    self._checked = 0
                     return Frame(view, True, text)
             complete, incoming = self._take(position, have)
             if incoming is not None or not complete:
@@ -249,7 +251,9 @@ class Parser:
             self._check_data(first, length)
         if stop > self._end:
             self._needed = header + length
-            if first & 0x0F == TEXT:
+            if first == _WHOLE_TEXT and self._filled and not self._checked and length <= _KEPT:
+                self._checked = _LATER  # the rest has arrived too, only the buffer was full: one check of the whole will do
+            elif first & 0x0F == TEXT:
                 self._check_utf8(self._view[start : self._end], final=False)
             return False, None
         self._position = stop
@@ -317,10 +321,11 @@ class Parser:
     def _check_utf8(self, view: memoryview, *, final: bool) -> None:
         """Check what is new in the open text; ``final`` = nothing more comes, so no character may be incomplete."""
         try:
-            if final and not self._checked and len(view) <= _CHECKED_AT_ONCE:
+            if final and self._checked <= 0 and len(view) <= _CHECKED_AT_ONCE:
                 str(view, "utf-8")
+                self._checked = 0
                 return
-            checked, size = self._checked, len(view)
+            checked, size = max(self._checked, 0), len(view)
             while checked < size:
                 stop = min(checked + _CHECKED_AT_ONCE, size)
                 consumed = codecs.utf_8_decode(view[checked:stop], "strict", final and stop == size)[1]

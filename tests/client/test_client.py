@@ -260,14 +260,15 @@ def test_a_timeout_that_is_no_time_is_refused(timeout: Any) -> None:
     assert client.state == "idle"
 
 
-def test_a_dialer_that_fails_in_its_own_way_is_told_to_the_caller() -> None:
+@pytest.mark.parametrize("error", [LookupError("no route"), SystemExit("no route")], ids=repr)
+def test_a_dialer_that_fails_in_its_own_way_is_told_to_the_caller(error: BaseException) -> None:
     """An exception that is not ours comes out of connect() as it is, and the client is over."""
 
     def dial(*_: Any, **__: Any) -> Any:
-        raise LookupError("no route")
+        raise error
 
     client = RealtimeClient("qai_x", base_url="http://127.0.0.1:9", dialer=dial)
-    with pytest.raises(LookupError, match="no route"):
+    with pytest.raises(type(error), match="no route"):
         client.connect()
     assert client.state == "failed"
     assert ours() == []

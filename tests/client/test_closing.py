@@ -117,6 +117,17 @@ def test_closing_while_connecting_ends_the_attempt(how: str, opening: Callable[[
         assert "closed while it connected" in str(error)
 
 
+def test_ctrl_c_while_connecting_ends_the_attempt() -> None:
+    """KeyboardInterrupt comes out of connect(), and nothing goes on behind it."""
+    with service(deaf) as peer:
+        client = peer.client(connect_timeout=60.0)
+        ends = counting(client)
+        client.on("state_changed", lambda event: os.kill(os.getpid(), signal.SIGINT) if event.new == "handshaking" else None)
+        with pytest.raises(KeyboardInterrupt), within(BOUND):
+            client.connect()
+        is_over(client, ends)
+
+
 @pytest.mark.parametrize("how", ["close", "abort"])
 def test_closing_an_open_conversation_is_quick(how: str) -> None:
     """With a peer that answers, it is a matter of milliseconds."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qai_realtime_sync import RealtimeClient, RealtimeConfig
-from qai_realtime_sync.commands import CancelResponse, CreateResponse, SendText, TruncateItem
+from qai_realtime_sync.commands import CancelResponse, CreateResponse, SendAudio, SendFunctionResult, SendText, TruncateItem
 from qai_realtime_sync.errors import (
     ApiError,
     ConfigError,
@@ -431,6 +431,26 @@ def test_a_question_that_the_end_overtakes_raises_why() -> None:
         assert (error.code, error.reason) == (1008, "insufficient balance")
 
 
+def test_what_a_tool_raises_comes_out_of_the_question_if_that_is_chosen() -> None:
+    """With on_handler_error='raise' the thread that waits for the answer gets it at once."""
+
+    def answer(talk: Talk, number: int) -> None:
+        talk.created(f"r{number}")
+        talk.call(f"r{number}", f"c{number}", "broken")
+        talk.done(f"r{number}")
+
+    with service() as peer:
+        client = peer.client(on_handler_error="raise")
+
+        @client.tool
+        def broken() -> None:
+            """Break."""
+            raise LookupError("mine")
+
+        with pytest.raises(LookupError, match="mine"):
+            asking(answer, peer, client, "What?")
+
+
 def test_questions_of_several_threads_come_one_after_the_other() -> None:
     """Each gets its own answer; one whose time is up before its turn says so."""
     with service() as peer, peer.client() as client:
@@ -641,3 +661,22 @@ def test_what_the_client_says_by_itself_may_fail_without_a_word_to_the_program(c
     messages = [record.message for record in caplog.records]
     assert sum("a held request for an answer was not sent" in message for message in messages) == 2
     assert any("truncate_item was not sent" in message for message in messages)
+
+
+def test_sound_and_results_given_as_objects_go_the_usual_way() -> None:
+    """Sound is cut into whole samples, and the call is answered in the book: one intent, so nothing is asked for."""
+    with service() as peer, peer.client(RealtimeConfig(tools=[{"type": "function", "name": "mine"}])) as client:
+        talk = peer.talk()
+        assert client.send_event(SendAudio(audio=b"\1\2\3")) == ""
+        talk.created("r1")
+        talk.call("r1", "c1", "mine")
+        talk.done("r1")
+        client.wait_for("response_done", 5.0)
+        assert client._call.is_busy
+        assert client.send_event(SendFunctionResult(call_id="c1", output="x"))
+        assert not client._call.is_busy
+        client.send_event(SendFunctionResult(call_id="c1", output="again"))
+        talk.fence(client)
+        assert [v["audio"] for v in talk.received if v["type"] == "input_audio_buffer.append"] == ["AQI="]
+        assert talk.outputs() == {"c1": "x"}
+        assert talk.count("response.create") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -232,6 +233,19 @@ def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
         stream.offer(number(n))
     assert stream.dropped == 2
     assert stream.next(0) == number(2)
+
+
+def test_an_iteration_that_the_program_has_left_costs_nothing() -> None:
+    """A stream that nobody refers to any more is not fed, and is forgotten."""
+    waiting = Waiting()
+    kept = waiting.stream()
+    for _ in range(100):
+        next(iter([waiting.stream()]))
+    gc.collect()
+    waiting.offer(number(1))
+    assert [reference() for reference in waiting._streams] == [kept]
+    assert kept.next(0) == number(1)
+    assert waiting.dropped == 0
 
 
 def test_many_threads_wait_while_many_events_come() -> None:

@@ -23,14 +23,14 @@ def certificates() -> Certificates:
     return Certificates()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def plain_server() -> Iterator[RealtimeServer]:
     """The local server, light, and fast enough that no test waits for sound."""
     with RealtimeServer(light=True, pace=1000) as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tls_server() -> Iterator[RealtimeServer]:
     """The same with TLS."""
     with RealtimeServer(light=True, pace=1000, tls=True) as server:
@@ -44,7 +44,7 @@ def plain(plain_server: RealtimeServer) -> Iterator[Scene]:
         yield scene
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trust(tls_server: RealtimeServer) -> ssl.SSLContext:
     """A context that trusts the local server."""
     return ssl.create_default_context(cadata=tls_server.certificate)

@@ -181,7 +181,7 @@ def test_errors_survive_a_pickle(error_class: type[RealtimeError]) -> None:
 
 def test_rest_errors() -> None:
     """What RestClient raises, and its own repr, hold no key."""
-    rest = RestClient(KEY, base_url="http://127.0.0.1:1", headers={"X-Tenant-Token": HEADER})
+    rest = RestClient(KEY, base_url="http://127.0.0.1:1")
     try:
         with pytest.raises(RealtimeError) as caught:
             rest.create_session()

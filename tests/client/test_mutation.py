@@ -1,0 +1,252 @@
+"""Changing a running conversation, and knowing whether it happened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qai_realtime_sync import RealtimeClient, RealtimeConfig
+from qai_realtime_sync.client.lifecycle import ReconnectPolicy
+from qai_realtime_sync.config import Tool
+from qai_realtime_sync.errors import (
+    ApiError,
+    ConfigError,
+    ConnectionClosedError,
+    NotConnectedError,
+    RealtimeError,
+    RealtimeTimeoutError,
+)
+from qai_realtime_sync.events import ContextMutated, Event
+from tests.servers import Talk, ready, refuse, service
+
+QUICK = ReconnectPolicy(base=0.01, cap=0.01)
+OLD = RealtimeConfig(instructions="old", resumption=False)
+
+
+def steps(client: RealtimeClient) -> list[str]:
+    told: list[str] = []
+    client.on(ContextMutated, lambda event: told.append(event.outcome))
+    return told
+
+
+def confirm(talk: Talk) -> dict[str, Any]:
+    update = talk.expect("session.update")
+    talk.say("session.updated", session={"id": "sess_1"})
+    return update
+
+
+def busy(talk: Talk, client: RealtimeClient) -> None:
+    talk.created("r1")
+    client.wait_for("response_created", 5.0)
+
+
+def test_a_change_is_applied_when_the_service_has_confirmed_it() -> None:
+    """Not before; then the bridge goes out as context, and the configuration is the new one."""
+    with service() as peer, peer.client(OLD) as client:
+        talk, told = peer.talk(), steps(client)
+        talk.expect("session.update")
+        mutation = client.mutate_context(instructions="new", bridge="The user has paid.")
+        with pytest.raises(RealtimeTimeoutError, match="the change is still queued"):
+            mutation.wait(0.05)
+        assert confirm(talk)["session"]["instructions"] == "new"
+        assert mutation.wait(5.0) is mutation
+        assert (mutation.outcome, mutation.attempt, mutation.is_done) == ("applied", 1, True)
+        item = talk.expect("conversation.item.create")["item"]
+        assert item["content"][0]["text"] == "The user has paid."
+        client.wait_for(ContextMutated, 5.0)
+        assert told == ["applied"]
+        assert client.config.instructions == "new"
+        talk.fence(client)
+        assert talk.count("response.create") == 0
+
+
+def test_a_change_that_is_refused_has_failed_and_is_taken_back() -> None:
+    """The error names our update: the old configuration is in force, and the next change is tried."""
+    with service() as peer, peer.client(OLD) as client:
+        talk = peer.talk()
+        talk.expect("session.update")
+        mutation = client.mutate_context(instructions="bad")
+        talk.error("invalid_value", talk.expect("session.update")["event_id"], "Not like that.")
+        with pytest.raises(ApiError, match="the service refused the change: Not like that"):
+            mutation.wait(5.0)
+        assert mutation.outcome == "failed"
+        assert client.config.instructions == "old"
+        again = client.mutate_context(instructions="good")
+        confirm(talk)
+        assert again.wait(5.0).outcome == "applied"
+
+
+def test_a_change_that_is_not_confirmed_in_time_has_failed() -> None:
+    """And is taken back."""
+    with service() as peer, peer.client(OLD) as client:
+        peer.talk()
+        mutation = client.mutate_context(instructions="new", timeout=0.1)
+        with pytest.raises(RealtimeTimeoutError, match="did not confirm the change within 0.1 s"):
+            mutation.wait(5.0)
+        assert client.config.instructions == "old"
+
+
+def test_a_change_waits_while_an_answer_runs_and_later_ones_supersede_it_field_by_field() -> None:
+    """The last write of a field wins, different fields are merged, and all of it goes out when the answer is over."""
+    with service() as peer, peer.client(OLD) as client:
+        talk, told = peer.talk(), steps(client)
+        talk.expect("session.update")
+        busy(talk, client)
+        first = client.mutate_context(instructions="one")
+        second = client.mutate_context(voice="eve")
+        third = client.mutate_context(instructions="two")
+        assert first.wait(1.0).outcome == "superseded"
+        assert (second.outcome, third.outcome) == ("queued", "queued")
+        talk.fence(client)
+        assert talk.count("session.update") == 1
+        talk.done("r1")
+        session = confirm(talk)["session"]
+        assert (session["instructions"], client.config.voice) == ("two", "eve")
+        assert second.wait(5.0).outcome == third.wait(5.0).outcome == "applied"
+        assert told.count("superseded") == 1
+        assert "three" not in repr(third)
+
+
+def test_what_needs_a_new_connection_gets_one() -> None:
+    """Another model: a planned reconnect with the new address, the history, then the bridge."""
+    with service() as peer, peer.client(OLD, reconnect=False) as client:
+        talk, told = peer.talk(), steps(client)
+        client.send_text("Hello.", respond=False)
+        talk.fence(client)
+        mutation = client.mutate_context(extra={"model": "grok-9"}, bridge="Now think.")
+        assert mutation.wait(5.0).outcome == "applied"
+        second = peer.talk()
+        second.fence(client)
+        assert b"model=grok-9" in second.peer.request
+        texts = [v["item"]["content"][0]["text"] for v in second.received if v["type"] == "conversation.item.create"]
+        assert texts == ["Hello.", "Now think."]
+        assert told == ["resuming", "applied"]
+        assert client.is_connected
+
+
+def test_a_new_connection_that_is_refused_brings_the_old_configuration_back() -> None:
+    """The conversation goes on as it was: the change has failed, with the service's own words."""
+    with service(ready, refuse("400 No", '{"error": {"code": "bad_model", "message": "No such model."}}'), ready) as peer:
+        client = peer.client(OLD, reconnect=QUICK)
+        client.connect()
+        peer.talk()
+        mutation = client.mutate_context(extra={"model": "nonsense"})
+        with pytest.raises(ApiError, match="No such model"):
+            mutation.wait(5.0)
+        talk = peer.talk()
+        client.wait_for("reconnected", 5.0)
+        talk.fence(client)
+        assert b"model=nonsense" not in talk.peer.request
+        assert client.config.model == ""
+        assert client.is_connected
+
+
+def test_a_new_connection_is_tried_three_times() -> None:
+    """Then the change is given up, and the old configuration is dialled."""
+    with service(ready, refuse("503 No"), refuse("503 No"), refuse("503 No"), ready) as peer:
+        client = peer.client(OLD, reconnect=QUICK)
+        client.connect()
+        peer.talk()
+        mutation = client.mutate_context(extra={"model": "grok-9"})
+        with pytest.raises(ApiError):
+            mutation.wait(5.0)
+        talk = peer.talk()
+        talk.fence(client)
+        assert b"grok-9" not in talk.peer.request
+
+
+@pytest.mark.parametrize("reconnect", [False, QUICK], ids=["never", "quick"])
+def test_a_final_end_during_a_change_is_the_end(reconnect: Any) -> None:
+    """A refusal of the service ends the conversation, whatever was being changed."""
+    with service() as peer, peer.client(OLD, reconnect=reconnect) as client:
+        talk = peer.talk()
+        talk.expect("session.update")
+        mutation = client.mutate_context(instructions="new")
+        talk.expect("session.update")
+        talk.close(1008, "policy")
+        assert client.wait(5.0).meaning == "policy"
+        with pytest.raises(ConnectionClosedError):
+            mutation.wait(5.0)
+        assert peer.server.accepted == 1
+
+
+def test_the_end_fails_what_is_queued_and_is_told_last() -> None:
+    """A change that was never tried has failed before Closed is told."""
+    with service() as peer:
+        client = peer.client(OLD)
+        names: list[str] = []
+        client.on(Event, lambda event: names.append(event.event_name))
+        client.connect()
+        talk = peer.talk()
+        busy(talk, client)
+        mutation = client.mutate_context(instructions="new")
+        client.close()
+        with pytest.raises(ConnectionClosedError, match="the conversation ended before the change"):
+            mutation.wait(5.0)
+        assert names[-1] == "closed"
+        assert "context_mutated" in names
+
+
+def test_a_change_of_tools_brings_its_functions() -> None:
+    """New functions run, those that went are refused to the model, and a definition that nobody answers is a mistake."""
+    with service() as peer:
+        client = peer.client(OLD)
+
+        @client.tool
+        def old() -> str:
+            """Old."""
+            return "old"
+
+        with client:
+            talk = peer.talk()
+            talk.expect("session.update")
+            with pytest.raises(ConfigError, match="nobody answers the tool 'ghost'"):
+                client.mutate_context(tools=[{"type": "function", "name": "ghost"}])
+            mutation = client.mutate_context(tools=[Tool(name="new", function=lambda: "new")])
+            assert [tool["name"] for tool in confirm(talk)["session"]["tools"]] == ["new"]
+            mutation.wait(5.0)
+            talk.created("r1")
+            talk.call("r1", "c1", "old")
+            talk.call("r1", "c2", "new")
+            talk.done("r1")
+            talk.expect("response.create")
+            outputs = talk.outputs()
+            assert "there is no function named old" in outputs["c1"]
+            assert outputs["c2"] == "new"
+
+
+def test_waiting_for_a_change_in_a_handler_raises_at_once() -> None:
+    """It would wait for what comes on its own thread; a change that is over may be asked."""
+    with service() as peer, peer.client(OLD) as client:
+        talk = peer.talk()
+        talk.expect("session.update")
+        raised: list[RealtimeError] = []
+
+        def handler(event: Event) -> None:
+            try:
+                client.mutate_context(instructions="new").wait(5.0)
+            except RealtimeError as error:
+                raised.append(error)
+
+        client.on("unknown", handler)
+        talk.say("go")
+        confirm(talk)
+        client.wait_for(ContextMutated, 5.0)
+        assert [error.code for error in raised] == ["called_in_handler"]
+
+
+def test_what_cannot_be_changed_is_refused_at_once() -> None:
+    """Nothing given, a wrong value, no conversation."""
+    with service() as peer:
+        client = peer.client(OLD)
+        with pytest.raises(NotConnectedError, match="there is no conversation to change: the client is idle"):
+            client.mutate_context(instructions="x")
+        with client:
+            peer.talk()
+            with pytest.raises(ConfigError, match="nothing to change"):
+                client.mutate_context()
+            with pytest.raises(ConfigError, match="voice must be text"):
+                client.mutate_context(voice=5)  # type: ignore[arg-type]
+        with pytest.raises(NotConnectedError, match="the client is closed"):
+            client.mutate_context(instructions="x")
