@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -36,9 +36,8 @@ _KINDS: dict[str, tuple[int, float, float]] = {
 TITLES = {"text": "235 B text delta", "audio6": "6.5 KB audio", "audio27": "27 KB audio", "mix": "1:1 mix"}
 
 
-def receive(bench: Bench, tls: bool = False) -> list[Table]:
+def receive(bench: Bench, tls: bool = False) -> Iterator[Table]:
     """Socket to typed event with decoded sound in one handler, as fast as each takes it."""
-    tables = []
     for kind, (many, promised, bare) in _KINDS.items():
         who = [*ALL]
         if kind != "text" and kind != "mix":
@@ -66,16 +65,15 @@ def receive(bench: Bench, tls: bool = False) -> list[Table]:
         if "transport" in rows:
             targets.append(("transport / floor ≤ 1.15", "transport", "floor", -1.15))
         title = f"Receive {TITLES[kind]}{', TLS' if tls else ''}"
-        tables.append(Table(f"receive{'-tls' if tls else ''}-{kind}", title, rows, "cpu_us", "µs CPU/event", targets))
-    return tables
+        yield Table(f"receive{'-tls' if tls else ''}-{kind}", title, rows, "cpu_us", "µs CPU/event", targets)
 
 
-def receive_tls(bench: Bench) -> list[Table]:
+def receive_tls(bench: Bench) -> Iterator[Table]:
     """The same inside TLS."""
-    return receive(bench, tls=True)
+    yield from receive(bench, tls=True)
 
 
-def pace(bench: Bench) -> list[Table]:
+def pace(bench: Bench) -> Iterator[Table]:
     """One event per wake-up, 200 a second: the wake-up dominates."""
     count = 400 if bench.quick else 1000
 
@@ -84,12 +82,11 @@ def pace(bench: Bench) -> list[Table]:
         return {"scene": "receive", "url": url, "count": count, "warm": 50}
 
     rows = bench.interleaved(["floor", "ours", "ours, no extra", OPENAI], job)
-    return [Table("pace", "Receive 6.5 KB audio at 200 a second", rows, "cpu_us", "µs CPU/event")]
+    yield Table("pace", "Receive 6.5 KB audio at 200 a second", rows, "cpu_us", "µs CPU/event")
 
 
-def send(bench: Bench) -> list[Table]:
+def send(bench: Bench) -> Iterator[Table]:
     """One piece of the user's sound: pcm in, a masked frame out."""
-    tables = []
     for ms in (20, 100):
 
         def job(name: str, ms: int = ms) -> dict[str, Any]:
@@ -98,11 +95,10 @@ def send(bench: Bench) -> list[Table]:
 
         rows = bench.interleaved(ALL, job)
         targets = [("openai-python / ours ≥ 12", OPENAI, "ours", 12.0)]
-        tables.append(Table(f"send-{ms}", f"Send {ms} ms of sound", rows, "cpu_us", "µs CPU/message", targets))
-    return tables
+        yield Table(f"send-{ms}", f"Send {ms} ms of sound", rows, "cpu_us", "µs CPU/message", targets)
 
 
-def latency(bench: Bench) -> list[Table]:
+def latency(bench: Bench) -> Iterator[Table]:
     """From send to the handler of the answer, one conversation."""
     count = 1000 if bench.quick else 4000
     job = {"scene": "latency", "url": bench.url({"echo": "text"}), "count": count, "warm": 200}
@@ -112,10 +108,10 @@ def latency(bench: Bench) -> list[Table]:
         if row:
             row["over_floor_us"] = row["p50_us"] - floor
     targets = [("openai-python's overhead / ours ≥ 8", OPENAI, "ours", 8.0), ("ours ≤ 12 µs over the floor", "ours", "", -12.0)]
-    return [Table("latency", "Round trip: 20 ms of sound out, 235 B event in", rows, "over_floor_us", "µs over the floor, p50", targets)]
+    yield Table("latency", "Round trip: 20 ms of sound out, 235 B event in", rows, "over_floor_us", "µs over the floor, p50", targets)
 
 
-def duplex(bench: Bench) -> list[Table]:
+def duplex(bench: Bench) -> Iterator[Table]:
     """Both ways at once: 20 ms out and 6.5 KB in, up to 50 on the way."""
 
     def job(name: str) -> dict[str, Any]:
@@ -123,12 +119,11 @@ def duplex(bench: Bench) -> list[Table]:
         return {"scene": "duplex", "url": bench.url({"echo": "audio6"}), "count": count, "warm": 100}
 
     rows = bench.interleaved(["ours", "ours, no extra", OPENAI], job)
-    return [Table("duplex", "Both ways: 20 ms out and 6.5 KB in", rows, "cpu_us", "µs CPU/pair")]
+    yield Table("duplex", "Both ways: 20 ms out and 6.5 KB in", rows, "cpu_us", "µs CPU/pair")
 
 
-def sessions(bench: Bench, tls: bool = False) -> list[Table]:
+def sessions(bench: Bench, tls: bool = False) -> Iterator[Table]:
     """Many conversations in one process, 20 events of 3.4 KB a second each, a thread for each."""
-    tables = []
     seconds = 4 if bench.quick else 8
     for number in (1, 10, 100, 300, 1000) if not tls else (100,):
         who = ["ours"] if number > 300 and not bench.quick else ["ours", OPENAI]
@@ -149,22 +144,21 @@ def sessions(bench: Bench, tls: bool = False) -> list[Table]:
         targets = []
         if number == 1000:
             targets = [("cpu ≤ 60 % of a core", "ours", "", -60.0)]
-        tables.append(Table(f"sessions-{number}{'-tls' * tls}", title, rows, "cpu_percent", "% of a core", targets))
-    return tables
+        yield Table(f"sessions-{number}{'-tls' * tls}", title, rows, "cpu_percent", "% of a core", targets)
 
 
-def sessions_tls(bench: Bench) -> list[Table]:
+def sessions_tls(bench: Bench) -> Iterator[Table]:
     """The same inside TLS, for the memory."""
-    return sessions(bench, tls=True)
+    yield from sessions(bench, tls=True)
 
 
-def connect(bench: Bench) -> list[Table]:
+def connect(bench: Bench) -> Iterator[Table]:
     """From nothing to the first event inside TLS and back, with each library's own TLS settings."""
     count = 30 if bench.quick else 60
     job = {"scene": "connect", "url": bench.url({"echo": "text"}, tls=True), "count": count}
     rows = bench.interleaved([name for name in ALL if name != "floor"], lambda name: job)
     targets = [("openai-python / ours ≥ 10", OPENAI, "ours", 10.0)]
-    return [Table("connect", "Connect and close inside TLS", rows, "cpu_us", "µs CPU", targets)]
+    yield Table("connect", "Connect and close inside TLS", rows, "cpu_us", "µs CPU", targets)
 
 
 _IMPORTS = {
@@ -175,7 +169,7 @@ _IMPORTS = {
 }
 
 
-def imports(bench: Bench) -> list[Table]:
+def imports(bench: Bench) -> Iterator[Table]:
     """CPU of a process that only gets ready, less that of an empty one."""
     collected: dict[str, list[dict[str, float]]] = {name: [] for name in _IMPORTS}
     tail = "; import time, json; print(json.dumps({'cpu_us': (time.process_time() - t) * 1e6}))"
@@ -185,10 +179,10 @@ def imports(bench: Bench) -> list[Table]:
             collected[name].append(bench.process(command, name))
     rows = {name: medians(many) for name, many in collected.items()}
     targets = [("openai-python / ours ≥ 10", OPENAI, "ours", 10.0)]
-    return [Table("imports", "Import", rows, "cpu_us", "µs CPU", targets)]
+    yield Table("imports", "Import", rows, "cpu_us", "µs CPU", targets)
 
 
-SCENES: dict[str, Callable[[Bench], list[Table]]] = {
+SCENES: dict[str, Callable[[Bench], Iterator[Table]]] = {
     "receive": receive,
     "receive-tls": receive_tls,
     "pace": pace,

@@ -75,6 +75,8 @@ class Traits:
     """`SpeechStarted` and `SpeechStopped` are told."""
     items: bool = True
     """Messages are items with ids."""
+    announces_ends: bool = True
+    """The end of every answer is told; else the last one of a conversation may have none."""
     session_cap: float | None = None
     """Longest life of one connection in seconds, or ``None`` if not known."""
 

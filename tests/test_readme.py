@@ -6,7 +6,6 @@ import importlib.util
 import os
 import pathlib
 import re
-import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from qai_realtime_sync.cli.program import COMMANDS
+from tests.cli.running import Running
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,30 +34,18 @@ PRINTS = {
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server that `qai-realtime serve` runs in a process of its own."""
     for name in ("werkzeug", "simple_websocket"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"the local server needs {name}")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "qai_realtime_sync", "serve", "--light"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
+    serve = Running(["serve", "--light"], tmp_path_factory.mktemp("serve"), [])
     try:
-        url = ""
-        while not url:
-            assert select.select([process.stdout], [], [], 30)[0], "the server was not ready within 30 s"
-            line = process.stdout.readline()
-            assert line, "the server ended"
-            url = line.removeprefix("listening on ").strip() if line.startswith("listening on ") else ""
-        yield url
+        yield serve.read_until("listening on ", within=30).split()[-1]
+        serve.process.terminate()
+        assert serve.finish(10) == 0
     finally:
-        process.terminate()
-        process.communicate(timeout=10)
+        serve.kill()
 
 
 def run(block: str, address: str, folder: pathlib.Path) -> str:

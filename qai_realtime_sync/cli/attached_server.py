@@ -21,12 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--key")
     parser.add_argument("--light", action="store_true")
     parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--dialect", default="xai")
     parsed = parser.parse_args(arguments)
     try:
         from qai_realtime_sync.offline import RealtimeServer
 
-        with RealtimeServer(key=parsed.key, light=parsed.light, tls=parsed.tls) as server:
-            ready = {"url": server.url, "description": server.description, "certificate": server.certificate}
+        with RealtimeServer(key=parsed.key, light=parsed.light, tls=parsed.tls, dialect=parsed.dialect) as server:
+            ready = {"url": server.url, "ws_url": server.ws_url, "description": server.description, "certificate": server.certificate}
             print(json.dumps(ready), flush=True)
             sys.stdin.buffer.read()
     except ConfigError as error:

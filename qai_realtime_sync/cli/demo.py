@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fast", action="store_true", help="the first two turns only, without waiting for what is spoken")
     parser.add_argument("--light", action="store_true", help="tones instead of voices; needs much less, recognises no words")
     parser.add_argument("--tls", action="store_true", help="over wss, with a certificate made on the fly")
+    parser.add_argument(
+        "--dialect",
+        choices=("xai", "openai", "elevenlabs", "gemini"),
+        default="xai",
+        help="whose wire the local server speaks; the conversation is the same (default: %(default)s)",
+    )
     parser.add_argument("--url", help="talk to this address instead of a local server, like https://api.quantumencoding.ai")
     parser.add_argument("--key", help="the key for --url (default: the environment variable QAI_API_KEY)")
 
@@ -31,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo; return 0 if everything that must happen did, 130 after Ctrl-C, 143 after SIGTERM."""
     print("qai-realtime demo: a caller and a voice service talk to each other over a real WebSocket.", flush=True)
-    if arguments.url and (arguments.tls or arguments.light):
-        raise ConfigError("--tls and --light are for the local server; they do not go with --url")
+    if arguments.url and (arguments.tls or arguments.light or arguments.dialect != "xai"):
+        raise ConfigError("--tls, --light and --dialect are for the local server; they do not go with --url")
     if arguments.wav and arguments.fast:
         raise ConfigError("--fast plays the first two scripted turns; it does not go with --wav")
     folder = _folder(arguments.out)

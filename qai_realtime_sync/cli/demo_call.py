@@ -77,7 +77,8 @@ class DemoCall:
         if self._arguments.url:
             return None
         print("starting the local server in a process of its own ...", flush=True)
-        server = ServerProcess(key=_LOCAL_KEY, light=self._arguments.light, tls=self._arguments.tls)
+        arguments = self._arguments
+        server = ServerProcess(key=_LOCAL_KEY, light=arguments.light, tls=arguments.tls, dialect=arguments.dialect)
         with interruptions.held():
             stack.enter_context(server)
         return server
@@ -106,18 +107,7 @@ class DemoCall:
 
     def _converse(self, server: ServerProcess | None, sentences: dict[str, bytes]) -> None:
         arguments = self._arguments
-        client = RealtimeClient(
-            arguments.key if server is None else _LOCAL_KEY,
-            RealtimeConfig(
-                instructions="You are a friendly assistant on the telephone. Use the tool for questions about the weather.",
-                turn_detection=TurnDetection(silence_duration_ms=_SILENCE_MS),
-            ),
-            base_url=arguments.url if server is None else server.url,
-            ssl_context=None if server is None else server.ssl_context,
-            proxy=None if server is None else False,
-            reconnect=False,
-            close_timeout=1.5,
-        )
+        client = self._client(server)
         client.tool(get_weather)
         recorder = self._recorder = Recorder(self._folder, clock=self._clock.now)
         sink = PacedSink(client.config.output_audio, clock=self._clock.now)
@@ -140,6 +130,25 @@ class DemoCall:
                     self._journal = server.journal()
         finally:
             live.end()
+
+    def _client(self, server: ServerProcess | None) -> RealtimeClient:
+        """A client of the gateway, of a local server that stands in for it, or straight of one that speaks another dialect."""
+        arguments = self._arguments
+        config = RealtimeConfig(
+            instructions="You are a friendly assistant on the telephone. Use the tool for questions about the weather.",
+            turn_detection=TurnDetection(silence_duration_ms=_SILENCE_MS),
+        )
+        if server is None:
+            return RealtimeClient(arguments.key, config, base_url=arguments.url, reconnect=False, close_timeout=1.5)
+        context = server.ssl_context
+        if arguments.dialect != "xai":
+            return RealtimeClient.direct(
+                server.ws_url, _LOCAL_KEY, config, dialect=arguments.dialect, reconnect=False, close_timeout=1.5,
+                ssl_context=context, proxy=False,
+            )  # fmt: skip
+        return RealtimeClient(
+            _LOCAL_KEY, config, base_url=server.url, reconnect=False, close_timeout=1.5, ssl_context=context, proxy=False
+        )
 
     # -- the report -----------------------------------------------------------------------------------------------------------
 
@@ -181,6 +190,8 @@ class _Player:
     ) -> None:
         self._client, self._caller, self._sink = client, caller, sink
         self._live, self._clock, self._turns = live, clock, turns
+        self._sounded: set[str] = set()  # answers with sound
+        client.on(AudioDelta, lambda event: self._sounded.add(event.response_id))
 
     def spoken(self, sentences: dict[str, bytes], *, fast: bool) -> None:
         """The three turns with voices; with ``fast`` the first two."""
@@ -238,7 +249,7 @@ class _Player:
     def _hear_out(self) -> None:
         """Wait until an answer with sound is over and was played."""
         if self._clock.skips:
-            self._client.wait_for(ResponseDone, _STEP, where=lambda done: not any(item.type == "function_call" for item in done.output))
+            self._client.wait_for(ResponseDone, _STEP, where=lambda done: done.response_id in self._sounded)
             self._clock.skip(self._sink.seconds_left)
         else:
             self._client.wait_for(PlaybackStopped, _STEP, where=lambda stopped: stopped.reason == "finished")

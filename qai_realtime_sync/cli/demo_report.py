@@ -49,13 +49,14 @@ class Measured:
         self._heard: list[tuple[float, str]] = []
         self.calls: list[FunctionCall] = []
         self.stops: list[PlaybackStopped] = []
+        self.played_ms: float | None = None  # by the clock, of the answer that was stopped last
 
     def follow(self, client: RealtimeClient) -> None:
         """Register for what is measured; in order with the client's own reactions."""
         client.on(AudioDelta, self._sound)
         client.on(SpeechStopped, self._speech_ended)
         client.on(TranscriptDone, self._transcript)
-        client.on("output_item_done", self._item)
+        client.on(FunctionCall, self._called)
         client.on(PlaybackStopped, self._stopped)
 
     def _sound(self, event: AudioDelta) -> None:
@@ -71,16 +72,16 @@ class Measured:
             with self._lock:
                 self._heard.append((time.monotonic(), event.transcript))
 
-    def _item(self, event: Any) -> None:
-        item = event.item
-        if item.type == "function_call" and item.status == "completed":
-            with self._lock:
-                self.calls.append(FunctionCall(name=item.name, call_id=item.call_id, arguments=item.arguments))
+    def _called(self, event: FunctionCall) -> None:
+        with self._lock:
+            self.calls.append(event)
 
     def _stopped(self, event: PlaybackStopped) -> None:
         if event.reason != "finished":
             with self._lock:
                 self.stops.append(event)
+                began = self._first_sounds.get(event.response_id)
+                self.played_ms = None if began is None else (time.monotonic() - began) * 1000
 
     def row(self, number: int, spoken: Spoken, until: float) -> Row:
         """Join what belongs to one turn: what happened from the end of its speech up to ``until``."""
@@ -160,12 +161,25 @@ def _interruption(measured: Measured, server: Mapping[str, Any] | None) -> Check
     heard = measured.stops[-1]
     if server is None:
         return Check(True, f"the answer was interrupted: {heard.heard_ms} ms of it were heard")
+    if not heard.item_id:
+        return _stopped_here(measured, heard, server)
     items = [item for conversation in server["conversations"] for item in conversation["items"] if item["id"] == heard.item_id]
     cut = items[0].get("truncated_ms") if items else None
     made = items[0].get("generated_ms") if items else None
     return Check(
         cut is not None and abs(cut - heard.heard_ms) <= _CLOSE_MS,
         f"the server's item was truncated at {cut} ms of {made} ms; {heard.heard_ms} ms of it were heard",
+    )
+
+
+def _stopped_here(measured: Measured, heard: PlaybackStopped, server: Mapping[str, Any]) -> Check:
+    """A service without items cuts its answer by its own clock: then ours must have stopped in time, after what the clock says."""
+    cuts = [item["truncated_ms"] for one in server["conversations"] for item in one["items"] if item.get("truncated_ms") is not None]
+    played = measured.played_ms
+    return Check(
+        played is not None and abs(played - heard.heard_ms) <= _CLOSE_MS and heard.heard_ms < heard.received_ms,
+        f"playback stopped here at {heard.heard_ms} ms, {played or 0:.0f} ms after it began; "
+        f"the service takes {cuts[-1] if cuts else 'no'} ms for heard",
     )
 
 

@@ -16,6 +16,7 @@ from qai_realtime_sync import (
     Reconnecting,
     SpeechStarted,
     TextDelta,
+    TranscriptCorrected,
     TranscriptDelta,
     TranscriptDone,
     TranscriptFailed,
@@ -31,6 +32,7 @@ class Live:
         self._seconds = seconds
         self._lock = threading.Lock()  # guards the two below, and the order of what is printed
         self._open = ""  # the answer whose words are being added to the last line
+        self._streamed: set[str] = set()  # answers whose words came one by one
         self._ended = False
 
     def follow(self, client: RealtimeClient) -> None:
@@ -39,6 +41,7 @@ class Live:
         client.on(TextDelta, self._written, background=True)
         client.on(TranscriptDone, self._whole, background=True)
         client.on(TranscriptFailed, lambda event: self.line("heard", f"(no transcript: {event.message})"), background=True)
+        client.on(TranscriptCorrected, self._corrected, background=True)
         client.on(SpeechStarted, lambda event: self.line("", "(the caller is heard)"), background=True)
         client.on(PlaybackStopped, self._stopped, background=True)
         client.on(ItemTruncated, self._truncated, background=True)
@@ -73,11 +76,17 @@ class Live:
                 self._print(f"{self._seconds():6.1f} s  {'assistant':<10} ")
                 words = words.lstrip()
             self._open = answer
+            self._streamed.add(answer)
             self._print(words)
 
     def _whole(self, event: TranscriptDone) -> None:
         if event.source == "input":
             self.line("heard", event.transcript)
+        elif (event.item_id or event.response_id) not in self._streamed:  # ElevenLabs tells the whole text at once
+            self.line("assistant", event.transcript)
+
+    def _corrected(self, event: TranscriptCorrected) -> None:
+        self.line("", f"(the service takes this for heard: {event.corrected})")
 
     def _stopped(self, event: PlaybackStopped) -> None:
         if event.reason != "finished":

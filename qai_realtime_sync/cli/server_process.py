@@ -28,14 +28,14 @@ class ServerProcess:
     standard input ends and so does it.
     """
 
-    def __init__(self, *, key: str, light: bool = False, tls: bool = False) -> None:
+    def __init__(self, *, key: str, light: bool = False, tls: bool = False, dialect: str = "xai") -> None:
         self._key = key
-        self._arguments = ["--key", key, *(["--light"] if light else []), *(["--tls"] if tls else [])]
+        self._arguments = ["--key", key, "--dialect", dialect, *(["--light"] if light else []), *(["--tls"] if tls else [])]
         self._process: subprocess.Popen[bytes] | None = None
         self._complaints: IO[bytes] | None = None
         self._lines: queue.Queue[bytes] = queue.Queue()
         self._reader: threading.Thread | None = None
-        self.url = ""
+        self.url = self.ws_url = ""
         self.description = ""
         self._certificate = ""
 
@@ -66,7 +66,8 @@ class ServerProcess:
         if not line:
             raise RealtimeError(f"the local server did not start: {self._complaint()}", code="server_failed")
         ready = json.loads(line)
-        self.url, self.description, self._certificate = ready["url"], ready["description"], ready["certificate"]
+        self.url, self.ws_url = ready["url"], ready["ws_url"]
+        self.description, self._certificate = ready["description"], ready["certificate"]
 
     def _complaint(self) -> str:
         assert self._complaints is not None

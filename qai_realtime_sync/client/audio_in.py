@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, TypeAlias
 
-from qai_realtime_sync.audio import AudioFormat, Converter, level
+from qai_realtime_sync.audio import AudioFormat, Converter
 from qai_realtime_sync.client.speaking import Speaking
 from qai_realtime_sync.client.wav_in import WavIn
 from qai_realtime_sync.errors import ConfigError, NotConnectedError
@@ -89,9 +89,7 @@ class AudioIn(Speaking):
     @property
     def input_level(self) -> float:
         """How loud the last piece was that ``send_audio`` was given, 0 (silence) to 1, muted or not; calculated when it is asked for."""
-        sound, own = self._call.sound.last, self._call.config.input_audio
-        pcm = Converter(own, AudioFormat("pcm16", own.sample_rate)).convert(sound)
-        return min(1.0, level(pcm[: len(pcm) // 2 * 2]))
+        return self._call.sound.level()
 
 
 class _Sound:

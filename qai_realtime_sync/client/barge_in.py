@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from qai_realtime_sync.commands import CancelResponse
+from qai_realtime_sync.config import TurnDetection
 from qai_realtime_sync.events import Event
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["interrupt", "speech_began", "speech_ended", "stop_playing", "watch_playback"]
 
 _LOOK_AGAIN = 0.05
+_USUAL_SILENCE = 0.5  # what services take for the end of speech (source: OpenAI reference)
+_QUIET = 0.01  # of full scale: below it nobody speaks into the microphone
 
 
 def speech_began(call: Call) -> list[Event]:
@@ -23,7 +26,9 @@ def speech_began(call: Call) -> list[Event]:
     if call.options.min_speech <= 0:
         return stop_playing(call, "barge_in")
     if call.speech_timer is None:
-        call.speech_timer = call.sender.after(call.options.min_speech, lambda: _spoke_long_enough(call))
+        # The service takes so long to notice the end of speech: what has not ended by then was long enough for certain.
+        certain = call.clock() + call.options.min_speech + _silence_of(call)
+        call.speech_timer = call.sender.after(call.options.min_speech, lambda: _spoke_long_enough(call, certain))
     return []
 
 
@@ -35,7 +40,17 @@ def speech_ended(call: Call) -> None:
         timer.cancel()
 
 
-def _spoke_long_enough(call: Call) -> None:
+def _silence_of(call: Call) -> float:
+    detection = call.config.turn_detection
+    told = detection.silence_duration_ms if isinstance(detection, TurnDetection) else None
+    return told / 1000 if isinstance(told, int) else _USUAL_SILENCE
+
+
+def _spoke_long_enough(call: Call, certain: float) -> None:
+    """The speech has lasted, unless it is already quiet again and the service only has not noticed yet."""
+    if call.clock() < certain and call.sound.level(_LOOK_AGAIN) < _QUIET:
+        call.speech_timer = call.sender.after(_LOOK_AGAIN, lambda: _spoke_long_enough(call, certain))
+        return
     call.speech_timer = None
     for event in stop_playing(call, "barge_in"):
         call.announce(event)

@@ -31,8 +31,8 @@ from qai_realtime_sync.client.renewal import Renewal
 from qai_realtime_sync.client.sender import Sender, Timer
 from qai_realtime_sync.client.sound import SoundPath
 from qai_realtime_sync.client.waiting import Waiting
-from qai_realtime_sync.commands import CancelResponse, Command, CreateResponse, SendAudio, SendFunctionResult
-from qai_realtime_sync.config import Tool
+from qai_realtime_sync.commands import CancelResponse, Command, CommitAudio, CreateResponse, SendAudio, SendFunctionResult
+from qai_realtime_sync.config import UNSET, RealtimeConfig, Tool, TurnDetection
 from qai_realtime_sync.conversation.metrics import Meter, Metrics
 from qai_realtime_sync.conversation.playback import Playback
 from qai_realtime_sync.conversation.responses import Responses
@@ -68,7 +68,7 @@ class Call:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.config = options.config
+        self.config = _patient(options)
         self.clock = options.clock
         self.pid = os.getpid()
         self.lock = threading.Lock()  # guards lifecycle, closing, connection, cancellation
@@ -134,6 +134,7 @@ class Call:
         self.observers: tuple[Callable[[Event | Command, float], None], ...] = ()
         self._settling = 0  # results that are between "given" and "sent"; guarded by lock
         self._ids = itertools.count(1)
+        self._commit_answered = False  # sound was committed, and the service answers that by itself
         self._prefix = secrets.token_hex(3)
         self._commands: collections.OrderedDict[str, Command] = collections.OrderedDict()
         self._delivery_lock = threading.Lock()  # guards _due, _delivering and _patient; taken twice per event, so without detour
@@ -187,12 +188,20 @@ class Call:
         if not isinstance(command, SendAudio):
             self.remember(command)
         if isinstance(command, CreateResponse):
-            self._request(command)
+            if not self._is_answered(command):
+                self._request(command)
         elif isinstance(command, CancelResponse):
             self._post_all(self.responses.cancel(command))
         else:
             self._post(command)
+            if isinstance(command, CommitAudio):
+                self._commit_answered = self.dialect is not None and CommitAudio in self.dialect.traits.answers_by_itself
         return command.event_id
+
+    def _is_answered(self, command: CreateResponse) -> bool:
+        """The service answers what was committed by itself; a request for the same answer would interrupt it."""
+        answered, self._commit_answered = self._commit_answered, False
+        return answered and not command.after_text and command == CreateResponse(event_id=command.event_id)
 
     def submit_quietly(self, commands: Iterable[Command]) -> None:
         """Send commands of the client's own; what cannot be sent is logged, because no caller is there to be told."""
@@ -575,6 +584,15 @@ class Call:
         if self.outbox.is_open and threading.current_thread() is not self.sender.thread:
             self.outbox.drain(timeout / 3)
         connection.close(self.close_code, self.close_reason, timeout=max(0.05, deadline - self.clock()))
+
+
+def _patient(options: Options) -> RealtimeConfig:
+    """Who asks for a shortest length of speech does not want the service to interrupt earlier, unless that was said."""
+    config = options.config
+    detection = config.turn_detection
+    if options.min_speech > 0 and isinstance(detection, TurnDetection) and detection.interrupt_response is UNSET:
+        return attrs.evolve(config, turn_detection=attrs.evolve(detection, interrupt_response=False))
+    return config
 
 
 def _tool_name(tool: Any) -> str:

@@ -60,7 +60,7 @@ class RealtimeClient(Listening, AudioIn):
     | ``connect_timeout``, ``close_timeout`` | 15 s (direct 10 s), 3 s | from DNS to readiness; until everything is gone |
     | ``ping_interval``, ``pong_timeout`` | 10 s, 8 s | how a dead peer is noticed; ``ping_interval=None`` turns it off |
     | ``on_handler_error`` | ``"log"`` | and go on; ``"raise"`` it in whoever waits; ``"close"`` the conversation |
-    | ``barge_in``, ``min_speech`` | on with ``play_to``, 0 s | stop playing when the user speaks (that long) |
+    | ``barge_in``, ``min_speech`` | on with ``play_to``, 0 s | stop playing when the user speaks (that long; the service then does not) |
     | ``overflow`` | ``"error"`` | more than ``max_audio`` (30 s) waiting raises; ``"drop_oldest"`` drops and counts |
     | ``tool_threads`` | 4 | how many tools run at once |
     | ``ssl_context``, ``proxy``, ``allow_insecure`` | – | an `ssl.SSLContext`; a proxy URL, or False for none; a key over ``ws://`` |
@@ -139,7 +139,8 @@ class RealtimeClient(Listening, AudioIn):
 
     def _begin(self, options: Options) -> None:
         self._call = Call(options)
-        self._finalizer = weakref.finalize(self, closing.abandon, self._call)
+        # By a weak reference: the registry of finalizers would keep alive what a handler that names its client refers to.
+        self._finalizer = weakref.finalize(self, closing.abandon, weakref.ref(self._call))
         self._finalizer.atexit = False
 
     # -- life ------------------------------------------------------------------------------------------------------------------

@@ -60,9 +60,10 @@ def abort(call: Call) -> None:
         connection.abort()
 
 
-def abandon(call: Call) -> None:
+def abandon(reference: weakref.ref[Call]) -> None:
     """Nobody refers to the client any more: end it from a thread of its own, because the collector may run anywhere."""
-    if call.is_ours and call.reader is not None and not call.over.is_set():
+    call = reference()  # its threads hold it while it lives
+    if call is not None and call.is_ours and call.reader is not None and not call.over.is_set():
         threading.Thread(target=close, args=(call, 1000, "", call.options.close_timeout), name="qai-closer", daemon=True).start()
 
 

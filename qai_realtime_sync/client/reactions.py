@@ -203,6 +203,8 @@ def _playback_stopped(call: Call, event: PlaybackStopped) -> list[Event]:
 def _interrupted(call: Call, event: Interrupted) -> list[Event]:
     if call.playback is None or call.options.barge_in is False:
         return []
+    if call.speech_timer is not None:
+        return []  # the service is less patient than the program: what has come plays on until the speech was long enough
     call.make_void([event.response_id])
     return stop_playing(call, "barge_in")
 

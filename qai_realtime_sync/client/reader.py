@@ -92,6 +92,9 @@ class Reader:
         while True:
             lost = self._one_connection()
             self._vigil.end()
+            if self._asks_for_less():
+                lost = self._one_connection()
+                self._vigil.end()
             if call.closing:
                 return attrs.evolve(lost, by="client", ending=_NORMAL, error=None)
             planned, call.planned = call.planned, ""
@@ -112,6 +115,18 @@ class Reader:
             self._back_off(lost, delay)
             if call.closing:
                 return _Lost(_NORMAL, clean=True, by="client")
+
+    def _asks_for_less(self) -> bool:
+        """The service refused something that only the dialect had asked for: once more without it."""
+        call = self._call
+        relaxed = None
+        if call.dialect is not None and self._opened_at is None and not call.closing:
+            relaxed = call.dialect.relaxed(call.config, call.last_error)
+        if relaxed is None:
+            return False
+        log.info("connecting once more, asking for less: %s", call.last_error.message if call.last_error is not None else "")
+        call.config, call.connect_error, call.last_error = relaxed, None, None
+        return True
 
     def _one_connection(self) -> _Lost:
         """Dial, speak, read until the end. Everything that can go wrong here is an ending, not an exception."""
@@ -342,6 +357,9 @@ class Reader:
             dropped_audio=call.outbox.counts.dropped_audio,
         )
         last: list[Event] = []
+        if call.responses.active and call.dialect is not None and not call.dialect.traits.announces_ends:
+            # Nobody says where the last answer ends: the end of the conversation does.
+            last.append(ResponseDone(response_id=call.responses.active, reason="closed"))
         for state in ("closing", "closed") if orderly else ("failed",):
             changed = call.to_state(state)
             if changed is not None:

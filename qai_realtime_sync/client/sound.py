@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from qai_realtime_sync.audio import AudioFormat, Converter, SampleAligner
+from qai_realtime_sync.audio import AudioFormat, Converter, SampleAligner, level
 from qai_realtime_sync.config import RealtimeConfig
 from qai_realtime_sync.errors import ConfigError
 
@@ -45,6 +45,14 @@ class SoundPath:
             if self.muted:
                 whole = self._ours_in.silent_byte * len(whole)
             return self._outgoing.convert(whole) if self._outgoing is not None else whole
+
+    def level(self, seconds: float | None = None) -> float:
+        """How loud the last piece of the user's sound was, or its last ``seconds``: 0 (silence) to 1, muted or not."""
+        own, sound = self._ours_in, self.last
+        if seconds is not None:
+            sound = sound[-round(seconds * own.sample_rate) * own.sample_width :]
+        pcm = Converter(own, AudioFormat("pcm16", own.sample_rate)).convert(sound)
+        return min(1.0, level(pcm))
 
     def outgoing_end(self) -> bytes:
         """The user has finished: return the rest. Raises: `ConfigError` if half a sample is left."""

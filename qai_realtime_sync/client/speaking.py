@@ -39,9 +39,11 @@ from qai_realtime_sync.events import (
     Closed,
     ErrorReceived,
     Event,
+    FunctionCall,
     HandlerFailed,
     ResponseCreated,
     ResponseDone,
+    TextDelta,
     TextDone,
     TranscriptDone,
 )
@@ -172,7 +174,8 @@ class Speaking:
         stream = _AnswerStream(lambda: call.is_busy)
         try:
             call.waiting.feed(stream)
-            return self._collect(_Collected(self.send_text(text)), stream, deadline, timeout)
+            goes_on = SendFunctionResult in self._answers_by_itself()
+            return self._collect(_Collected(self.send_text(text), goes_on), stream, deadline, timeout)
         finally:
             call.waiting.forget(stream)
             call.asking.release()
@@ -354,6 +357,8 @@ class _Collected:
     """What belongs to the answer that `Speaking.ask` waits for."""
 
     event_id: str
+    goes_on: bool  # the service goes on by itself after the results of functions, perhaps with an answer of its own
+    asking: set[str] = attrs.field(factory=set)  # answers that called a function and have said nothing since
     answer: Answer = attrs.field(factory=Answer)
     texts: dict[tuple[str, str], str] = attrs.field(factory=dict)
 
@@ -364,6 +369,11 @@ class _Collected:
             self.answer.response_ids.append(event.response_id)
         elif isinstance(event, AudioDelta) and mine:
             self.answer.audio += event.audio
+            self.asking.discard(event.response_id)
+        elif isinstance(event, TextDelta):
+            self.asking.discard(event.response_id)
+        elif isinstance(event, FunctionCall) and mine and event.expects_result:
+            self.asking.add(event.response_id)
         elif isinstance(event, TranscriptDone) and mine and event.source == "output":
             self._text(event.response_id, event.item_id, event.transcript)
         elif isinstance(event, TextDone) and mine:
@@ -372,7 +382,7 @@ class _Collected:
             raise ApiError(event.message, code=event.code or event.type or "api_error")
         elif isinstance(event, ResponseDone) and mine:
             self._done(event)
-            return True
+            return not (self.goes_on and event.response_id in self.asking and event.status == "completed")
         return False
 
     def _concerns(self, event: ErrorReceived) -> bool:

@@ -37,6 +37,7 @@ __all__ = ["FOLLOWED", "Turns"]
 _REMEMBERED = 1000
 _SAME_RUN = 0.002  # seconds: sound that begins this near to the end of the last piece goes on from there
 _MOST_RUNS = 10_000
+_MOST_EARLY = 64
 _PADDING, _SILENCE = 0.3, 0.5  # what services hold before and after speech if nothing else is said (source: OpenAI reference)
 
 
@@ -72,6 +73,7 @@ class Turns:
         self._sounding: _Open | None = None  # whose answer was put last behind what plays
         self._runs: list[tuple[float, float]] = []  # the user's sound that was recorded: its seconds, and when each began
         self._spoken = 0.0
+        self._early: dict[str, tuple[str, float]] = {}  # results whose call is not known yet
         self._padding, self._silence = _PADDING, _SILENCE  # seconds that the service counts before and after the user's speech
 
     def snapshot(self) -> list[Turn]:
@@ -100,6 +102,10 @@ class Turns:
                         call = current.calls[command.call_id]
                         call.output, call.answered_at = command.output, at
                         break
+                else:  # it was answered before its call was told here
+                    self._early[command.call_id] = (command.output, at)
+                    if len(self._early) > _MOST_EARLY:
+                        del self._early[next(iter(self._early))]
 
     def told(self, event: Event, at: float) -> TurnDone | None:
         """Follow the service; return what to tell when an exchange is over."""
@@ -171,16 +177,20 @@ class Turns:
 
     def _transcript(self, event: TranscriptDone, at: float) -> None:
         if event.source == "input":
-            current = self._for_user(event.item_id)
-            current.heard[event.item_id] = event.transcript.strip()
+            # Where there are no items, what the user said may come when its answer has begun, and names that.
+            answered = self._by_response.get(event.response_id) if not event.item_id else None
+            current = answered if answered is not None else self._for_user(event.item_id)
+            current.heard[event.item_id or event.response_id] = event.transcript.strip()
             current.turn.user = " ".join(text for text in current.heard.values() if text)
         else:
             current = self._for_answer(event.response_id)
+            self._goes_on(current, event.response_id)
             current.answers[(event.response_id, event.item_id)] = event.transcript
             self._join(current)
 
     def _text(self, event: TextDone, at: float) -> None:
         current = self._for_answer(event.response_id)
+        self._goes_on(current, event.response_id)
         current.answers[(event.response_id, event.item_id)] = event.text
         self._join(current)
 
@@ -213,6 +223,7 @@ class Turns:
     def _called(self, event: FunctionCall, at: float) -> None:
         current = self._for_answer(event.response_id)
         call = ToolCall(name=event.name, call_id=event.call_id, arguments=event.arguments, called_at=at)
+        call.output, call.answered_at = self._early.pop(event.call_id, (None, None))
         current.calls[event.call_id] = call
         current.asking.add(event.response_id)
         current.turn.tool_calls.append(call)
@@ -290,6 +301,12 @@ class Turns:
         current.told = False
         self._by_response[response_id] = current
         return current
+
+    @staticmethod
+    def _goes_on(current: _Open, response_id: str) -> None:
+        """Words that come after all results: this service goes on in the same answer, and no other follows it."""
+        if response_id in current.asking and all(call.output is not None for call in current.calls.values()):
+            current.asking.discard(response_id)
 
     @staticmethod
     def _join(current: _Open) -> None:

@@ -122,6 +122,10 @@ class Dialect:
 
     # -- the end ---------------------------------------------------------------------------------------------------------
 
+    def relaxed(self, config: RealtimeConfig, error: ErrorReceived | None) -> RealtimeConfig | None:
+        """Return a configuration that asks for less, if the service refused what this dialect asked for of its own accord."""
+        return None
+
     def ending(self, code: int | None, reason: str) -> Ending:
         """Return what the end of a connection means; ``code`` is ``None`` if it broke without a close frame."""
         return meaning_of(code, reason)

@@ -20,6 +20,7 @@ from qai_realtime_sync.dialects.base import Dialect, remember, unsupported_comma
 from qai_realtime_sync.dialects.elevenlabs_commands import ANSWERED, ENCODERS
 from qai_realtime_sync.dialects.elevenlabs_events import DECODERS, utterance
 from qai_realtime_sync.dialects.endings import BAD_REQUEST, LOST, NORMAL, POLICY, by_words, meaning_of
+from qai_realtime_sync.dialects.merge import merged
 from qai_realtime_sync.dialects.rows import Value, at, read_text, read_whole
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.events import (
@@ -59,6 +60,7 @@ class ElevenLabs(Dialect):
         configures_once=True,
         speech_events=False,
         items=False,
+        announces_ends=False,
     )
     decoders = DECODERS
     encoders = ENCODERS
@@ -67,6 +69,7 @@ class ElevenLabs(Dialect):
     def __init__(self, gateway: bool = False) -> None:
         super().__init__(gateway)
         self.configured = False
+        self.asked_for_events = False  # the first message named events that the program had not named
         self.ids: dict[str, str] = {}  # the wire's event id -> our response id
         self.ended: dict[str, None] = {}  # responses that are over
         self.response_id = ""  # the response that is running
@@ -98,7 +101,7 @@ class ElevenLabs(Dialect):
                 'or RealtimeConfig(session={"agent_id": "…"})',
                 code="missing_agent_id",
             )
-        key = address.checked_key(api_key)
+        key = address.checked_key(session.ephemeral_token or api_key)
         headers = {"xi-api-key": key} if key else {}
         return Handshake(url=url, headers=headers, commands=commands, timeout=address.DIRECT_TIMEOUT)
 
@@ -114,6 +117,13 @@ class ElevenLabs(Dialect):
         if config.tools:
             body["tools"] = [tool.to_dict() if isinstance(tool, Tool) else tool for tool in config.tools]
         return body | dict(config.session)
+
+    def relaxed(self, config: RealtimeConfig, error: ErrorReceived | None) -> RealtimeConfig | None:
+        """An agent that allows no override of its events is spoken to without: its answers then end with the next one."""
+        if not self.asked_for_events or error is None or error.code != "override_error":
+            return None
+        without = {"conversation_config_override": {"conversation": {"client_events": None}}}
+        return attrs.evolve(config, session=merged(config.session, without))
 
     # -- what arrives ----------------------------------------------------------------------------------------------------
 

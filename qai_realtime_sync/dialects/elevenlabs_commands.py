@@ -41,9 +41,20 @@ ANSWERED: Final[frozenset[type[Command]]] = frozenset({SendText, SendFunctionRes
 """What the agent answers by itself."""
 
 
-def client_data(config: RealtimeConfig, changes: Mapping[str, Any] | None, *, gateway: bool) -> dict[str, Any]:
+_EVENTS: Final = (
+    "audio", "interruption", "agent_response", "agent_response_correction", "agent_response_complete", "user_transcript",
+    "tentative_user_transcript", "conversation_initiation_metadata", "ping", "client_tool_call", "agent_tool_request",
+    "agent_tool_response", "agent_tool_response_full_payload", "mcp_tool_call", "mcp_connection_status", "context_usage",
+)  # fmt: skip
+
+
+def client_data(
+    config: RealtimeConfig, changes: Mapping[str, Any] | None, *, gateway: bool, events: bool = True
+) -> dict[str, Any]:
     """Return the first message, with only what the program set: the service closes for an override the agent does not allow.
 
+    One thing is asked for unasked (``events``): to be told the end of an answer, which an agent does not do by itself. The list
+    replaces the agent's own, so it names all that this dialect reads; ``client_events`` of the program, ``None`` too, goes before.
     Tools are part of the agent and are not sent. Through the gateway voice and model stand in the address, unless an agent is
     named.
     """
@@ -60,18 +71,34 @@ def client_data(config: RealtimeConfig, changes: Mapping[str, Any] | None, *, ga
     keywords: list[str] = []
     if isinstance(config.transcription, Transcription):
         keywords = [word.strip() for word in config.transcription.prompt.split(",") if word.strip()]
-    override = {
+    override: dict[str, dict[str, Any]] = {
         "agent": {"prompt": prompt} if prompt else {},
         "asr": {"keywords": keywords} if keywords else {},
         "tts": tts,
         "conversation": {"text_only": True} if config.modalities == ["text"] else {},
     }
+    if events:
+        written = ("agent_chat_response_part",) if config.modalities == ["text"] else ()
+        override["conversation"]["client_events"] = [*_EVENTS, *written]
     override = {name: part for name, part in override.items() if part}
     message: dict[str, Any] = {"type": "conversation_initiation_client_data"}
     if override:
         message["conversation_config_override"] = override
     raw = {name: value for name, value in config.session.items() if name != "agent_id"}
-    return merged(message, raw, changes)
+    return _without_none(merged(message, raw, changes))
+
+
+def _without_none(message: dict[str, Any]) -> dict[str, Any]:
+    """Leave the list of events out where the program said ``None``, and what is empty then."""
+    override = message.get("conversation_config_override")
+    conversation = override.get("conversation") if isinstance(override, dict) else None
+    if isinstance(override, dict) and isinstance(conversation, dict) and conversation.get("client_events", ()) is None:
+        del conversation["client_events"]
+        if not conversation:
+            del override["conversation"]
+        if not override:
+            del message["conversation_config_override"]
+    return message
 
 
 def configure(dialect: ElevenLabs, command: Configure) -> list[Frame]:
@@ -82,7 +109,10 @@ def configure(dialect: ElevenLabs, command: Configure) -> list[Frame]:
             "add knowledge with send_context(), or open a new conversation"
         )
     dialect.configured = True
-    return json_frame(client_data(command.config, command.changes, gateway=dialect.gateway))
+    value = client_data(command.config, command.changes, gateway=dialect.gateway)
+    without = client_data(command.config, command.changes, gateway=dialect.gateway, events=False)
+    dialect.asked_for_events = value != without
+    return json_frame(value)
 
 
 def send_audio(dialect: ElevenLabs, command: SendAudio) -> list[Frame]:

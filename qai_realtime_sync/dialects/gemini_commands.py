@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ANSWERED", "ENCODERS"]
 
-ANSWERED: Final[frozenset[type[Command]]] = frozenset({SendText, SendFunctionResult})
+ANSWERED: Final[frozenset[type[Command]]] = frozenset({SendText, SendFunctionResult, CommitAudio})
 """What the model answers by itself."""
 
 

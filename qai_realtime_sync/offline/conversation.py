@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import attrs
+
 from qai_realtime_sync.offline import facts
 from qai_realtime_sync.offline.answers import default_answer
 from qai_realtime_sync.offline.items import Detection, Item, RefusedError, Request, Response, Settings, new_id
@@ -110,7 +112,7 @@ class Conversation:
             self._take_turn(announced=True)
             detection = self.settings.detection
             if detection is not None and detection.create_response:
-                self._answer_turn()
+                self.answer_soon()
         self.teller.flush()
 
     def _barge_in(self) -> None:
@@ -149,7 +151,8 @@ class Conversation:
             if keep < 0:
                 item.audio = b""
 
-    def _answer_turn(self) -> None:
+    def answer_soon(self) -> None:
+        """Begin an answer, or let it follow the one that is being made; flush afterwards."""
         with self.lock:
             if self.active is None:
                 self.respond(Request())
@@ -206,6 +209,14 @@ class Conversation:
                     "invalid_tool_call_id", f"Tool call ID '{item.call_id}' not found in conversation.", param="item.call_id"
                 )
             item.name = calls[0].name
+
+    def go_on_from(self, earlier: Conversation) -> None:
+        """Begin with what was said in an earlier conversation, without telling it."""
+        with earlier.lock:
+            items, memory = [*earlier.items], dict(earlier._memory)
+        with self.lock:
+            self.items[:0] = [attrs.evolve(item, words=[*item.words], answered=True) for item in items]
+            self._memory = {**memory, **self._memory}
 
     def delete(self, item_id: str) -> None:
         """Remove an item. Raises: RefusedError if it is not there."""

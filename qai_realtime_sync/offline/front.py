@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from qai_realtime_sync.offline.http_server import HTTPException, Request, Response
 from qai_realtime_sync.offline.items import new_id
@@ -18,9 +18,11 @@ __all__ = ["Front"]
 
 _SECRET_SECONDS = 600
 _TOKEN_SECONDS = 300
+_SIGNED_SECONDS = 900
 _PROTOCOL_KEYS = ("openai-insecure-api-key.", "xai-client-secret.", "token-")
+_KEY_HEADERS = ("X-API-Key", "xi-api-key", "x-goog-api-key")
+_KEY_PARAMETERS = ("token", "key", "access_token", "conversation_signature")
 _LARGEST_BODY = 1024 * 1024
-WEBSOCKET_PATHS = ("/qai/v1/realtime", "/v1/realtime")
 
 
 class Front:
@@ -33,7 +35,7 @@ class Front:
         """Answer one request; a WebSocket is served here until it is over."""
         request = Request(environ)
         request.max_content_length = _LARGEST_BODY
-        if request.path in WEBSOCKET_PATHS and request.method == "GET":
+        if request.method == "GET" and self._server.dialect_of(request.path):
             answer = self._websocket(request, environ)
             if answer is None:
                 raise ConnectionError("the WebSocket is over; there is no HTTP answer")  # werkzeug drops the connection then
@@ -61,7 +63,8 @@ class Front:
         offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if name.strip()]
         chosen = "realtime" if "realtime" in offered else offered[0] if offered else ""
         admitted = self._server.ledger.admits(_credential(request, offered))
-        if not admitted and not self._server.refuses_after_upgrade:
+        # xAI and the gateway refuse the upgrade; the others accept it, and say what is wrong in a close frame.
+        if not admitted and (request.path.startswith("/qai/") or self._server.dialect_of(request.path) == "xai"):
             answer = _refusal(401, "invalid_key", "The key is not valid for this server; it was started with --key.")
             answer.headers["X-QAI-Request-Id"] = new_id("req")
             return answer
@@ -75,6 +78,7 @@ class Front:
                 subprotocol=chosen,
                 admitted=admitted,
                 beta=beta,
+                query=request.args.to_dict(),
             )
         except NoUpgradeError as error:
             return _refusal(400, "invalid_request", f"This is no WebSocket upgrade: {error}")
@@ -136,7 +140,7 @@ class Front:
             return _refusal(400, "invalid_request", "The body must be a JSON object.")
         provider = body.get("provider")
         if provider == "elevenlabs":
-            return _refusal(503, "service_unavailable", "The local server does not speak the ElevenLabs dialect.")
+            return _json({**self._signed(request), "provider": provider, "session_id": self._server.ledger.open_session(provider)})
         token, expires_at = self._server.ledger.mint(_TOKEN_SECONDS)
         session_id = self._server.ledger.open_session("xai")
         answer = {
@@ -149,6 +153,16 @@ class Front:
             "expires_at": expires_at,
         }
         return _json(answer)
+
+    def _signed(self, request: Request) -> dict[str, Any]:
+        signature = self._server.ledger.mint(_SIGNED_SECONDS, "cvtkn")[0]
+        agent = quote(request.args.get("agent_id", "agent_local"), safe="")
+        path = f"/v1/convai/conversation?agent_id={agent}&conversation_signature={signature}"
+        return {"signed_url": self._server.base_ws_url + path}
+
+    def _signed_url(self, request: Request) -> Response:
+        """Sign the address of a private agent, as ElevenLabs does."""
+        return _json(self._signed(request)) if self._allowed(request) else _unauthorised()
 
     def _refresh(self, request: Request) -> Response:
         if not self._allowed(request):
@@ -175,6 +189,7 @@ class Front:
     routes: ClassVar[Mapping[tuple[str, str], Callable[[Front, Request], Response]]] = {
         ("GET", "/"): _status,
         ("GET", "/journal"): _journal,
+        ("GET", "/v1/convai/conversation/get-signed-url"): _signed_url,
         ("POST", "/v1/realtime/client_secrets"): _client_secret,
         ("POST", "/qai/v1/realtime/session"): _mint,
         ("POST", "/qai/v1/realtime/refresh"): _refresh,
@@ -184,11 +199,11 @@ class Front:
 
 def _credential(request: Request, subprotocols: list[str]) -> str:
     """Return the key of a request: ``X-API-Key`` first, as the gateway reads it, then the bearer, the query, a subprotocol of a browser."""
-    key = request.headers.get("X-API-Key", "")
+    key = next((request.headers[name] for name in _KEY_HEADERS if request.headers.get(name)), "")
     scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
-    if not key and scheme.lower() == "bearer":
+    if not key and scheme.lower() in ("bearer", "token"):  # Gemini's short-lived tokens are the latter
         key = bearer.strip()
-    key = key or request.args.get("token", "")
+    key = key or next((request.args[name] for name in _KEY_PARAMETERS if request.args.get(name)), "")
     for name in subprotocols:
         for prefix in _PROTOCOL_KEYS:
             if not key and name.startswith(prefix):

@@ -19,7 +19,7 @@ import attrs
 from qai_realtime_sync.audio import AudioFormat, b64decode, b64encode
 from qai_realtime_sync.offline import facts
 from qai_realtime_sync.offline.conversation import Conversation
-from qai_realtime_sync.offline.gemini_setup import Setup, bad, field, instructions_of, mapping, read_setup, snake, tools_of
+from qai_realtime_sync.offline.gemini_setup import Setup, bad, field, instructions_of, read_setup, snake, tools_of
 from qai_realtime_sync.offline.items import Item, RefusedError, Response, new_id
 from qai_realtime_sync.offline.journal import Journal
 from qai_realtime_sync.offline.playing import Playing
@@ -55,7 +55,7 @@ class GeminiSpelling(Spelling):
         self._calls: list[Item] = []  # of the answer that is being made
         self._waiting: dict[str, Item] = {}  # calls the model waits for
         self._known: dict[str, Item] = {}  # all calls
-        self._cancelled: set[str] = set()
+        self._settled: set[str] = set()  # calls that were answered, or whose result is not wanted any more
         self._over = False
         self._timers: list[threading.Timer] = []
 
@@ -285,9 +285,9 @@ class GeminiSpelling(Spelling):
         if call is None:
             raise bad(f"Request contains an invalid argument: no call {call_id or name} waits for a response.")
         blocking = self._waiting.pop(call.call_id, None) is not None
-        if call.output or call.call_id in self._cancelled:
-            return False  # answered before, or not wanted any more
-        call.output = "answered"
+        if call.call_id in self._settled:
+            return False
+        self._settled.add(call.call_id)
         output = next((value[key] for key in ("output", "error", "result") if key in value), value)
         text = output if isinstance(output, str) else json.dumps(output)
         self.conversation.add(Item(new_id("item"), "function_call_output", call_id=call.call_id, output=text))
@@ -325,7 +325,7 @@ class GeminiSpelling(Spelling):
         if self._waiting:
             ids = [*self._waiting]
             self._waiting.clear()
-            self._cancelled.update(ids)
+            self._settled.update(ids)
             self._send("toolCallCancellation", {"toolCallCancellation": {"ids": ids}})
         if self._turn is not None:
             self._playing.cut()

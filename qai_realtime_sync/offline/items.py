@@ -42,7 +42,8 @@ class Item:
 
     ``kind`` is ``message``, ``function_call`` or ``function_call_output``; ``content`` says how a message came: ``text`` or ``audio``.
     ``text`` is what was written or spoken. ``audio`` holds the user's sound as it was sent (of the latest turns only), ``heard_seconds``
-    how long it was. ``generated_ms`` is how much sound was made for an answer, ``truncated_ms`` where the client cut it.
+    how long it was. ``planned`` is all that an answer is going to say. ``generated_ms`` is how much sound was made for an answer,
+    ``truncated_ms`` where the client cut it.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Item:
     status: str = "completed"
     content: str = "text"
     text: str = ""
+    planned: str = ""
     name: str = ""
     call_id: str = ""
     arguments: str = ""

@@ -70,6 +70,7 @@ class Reply:
             status="in_progress",
             content="audio" if spoken else "text",
             response_id=self.response.id,
+            planned=" ".join(text.split()),
         )
         if not self._open(item):
             return False

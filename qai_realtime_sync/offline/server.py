@@ -9,12 +9,15 @@ import selectors
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.offline.conversation import Conversation
+from qai_realtime_sync.offline.elevenlabs import ElevenLabsSpelling
 from qai_realtime_sync.offline.front import Front
+from qai_realtime_sync.offline.gemini import GeminiSpelling
 from qai_realtime_sync.offline.http_server import HttpServer
 from qai_realtime_sync.offline.items import Item
 from qai_realtime_sync.offline.journal import Journal
@@ -29,7 +32,18 @@ from qai_realtime_sync.offline.xai import XAISpelling
 
 __all__ = ["DIALECTS", "RealtimeServer"]
 
-DIALECTS: dict[str, type[Spelling]] = {"openai": OpenAISpelling, "xai": XAISpelling}
+DIALECTS: dict[str, type[Spelling]] = {
+    "openai": OpenAISpelling,
+    "xai": XAISpelling,
+    "elevenlabs": ElevenLabsSpelling,
+    "gemini": GeminiSpelling,
+}
+_USUAL_PATHS = {
+    "openai": "/v1/realtime",
+    "xai": "/qai/v1/realtime",
+    "elevenlabs": "/v1/convai/conversation?agent_id=agent_local",
+    "gemini": "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent",
+}
 _STOP_SECONDS = 3.0
 _GOODBYE_SECONDS = 0.5  # for clients to answer the close frame
 _MOST_REMEMBERED = 1000
@@ -42,7 +56,8 @@ class RealtimeServer:
     ``light`` serves tones instead of speech and recognises no words; without the voice parts that happens by itself, and
     `description` says why. ``key`` is what clients must show (``None`` = anything). ``tls`` is ``False``, ``True`` (a certificate made
     on the fly) or the paths of a certificate and its key. ``pace`` is how much faster than it plays sound is sent. ``session_cap``
-    ends every session after so many seconds; ``rate_limit`` is how many answers there are in a minute.
+    ends every session after so many seconds; ``rate_limit`` is how many answers there are in a minute. ``dialect`` is what the paths of
+    the OpenAI family speak, and whose address `ws_url` is; the paths of ElevenLabs and Gemini are there always.
 
     Raises: `ConfigError` for a wrong option, from the constructor.
     """
@@ -166,17 +181,20 @@ class RealtimeServer:
     @property
     def ws_url(self) -> str:
         """The full address of the WebSocket, as the dialect's own clients dial it."""
-        return self.base_ws_url + ("/v1/realtime" if self.dialect == "openai" else "/qai/v1/realtime")
+        return self.base_ws_url + _USUAL_PATHS[self.dialect]
 
     @property
     def description(self) -> str:
         """How it hears and speaks, in one line: ``voice: …`` or ``light: …`` with the reason."""
         return self._voice.description if self._voice is not None else "not started"
 
-    @property
-    def refuses_after_upgrade(self) -> bool:
-        """A wrong key is answered by a close frame instead of a refused upgrade, as OpenAI does."""
-        return self.dialect == "openai"
+    def dialect_of(self, path: str) -> str:
+        """Return what is spoken at a path of WebSockets, ``""`` if there is none."""
+        if path in ("/qai/v1/realtime", "/v1/realtime"):
+            return "openai" if self.dialect == "openai" else "xai"
+        if path in ("/v1/convai/conversation", "/qai/v1/realtime/elevenlabs"):
+            return "elevenlabs"
+        return "gemini" if path.startswith("/ws/google.") and "BidiGenerateContent" in path else ""
 
     @property
     def journal(self) -> list[dict[str, Any]]:
@@ -202,6 +220,7 @@ class RealtimeServer:
         subprotocol: str,
         admitted: bool,
         beta: bool,
+        query: Mapping[str, str],
     ) -> None:
         """Serve one WebSocket until it is over; called in the thread of its request."""
         assert self._voice is not None
@@ -218,8 +237,13 @@ class RealtimeServer:
             expires_at=int(time.time() + self._cap) if self._cap else None,
             earlier=tuple(earlier.items) if earlier is not None else (),
             rate_limits=self._limit.report,
+            cap=self._cap,
+            query=query,
+            keep=self._keep,
+            recall=self._recall,
         )
-        spelling = DIALECTS[self.dialect](line, self._journal, terms)
+        dialect = self.dialect_of(path)
+        spelling = DIALECTS[dialect](line, self._journal, terms)
         conversation = Conversation(
             self._voice,
             self._script,
@@ -229,7 +253,7 @@ class RealtimeServer:
             conversation_id=conversation_id if earlier is not None else "",
             allow=self._limit.allow,
         )
-        if not admitted or (beta and self.dialect == "openai"):
+        if not admitted or (beta and dialect == "openai"):
             spelling.turn_away(admitted)
             line.run(lambda message: None)
             return
@@ -245,6 +269,16 @@ class RealtimeServer:
             self._journal.note(number, "received", "closed", {"code": code, "reason": reason})
             self._part(number, conversation, spelling, cap)
 
+    def _keep(self, handle: str, conversation: Conversation) -> None:
+        with self._lock:
+            self._resumable[handle] = conversation
+            while len(self._resumable) > _MOST_REMEMBERED:
+                del self._resumable[next(iter(self._resumable))]
+
+    def _recall(self, handle: str) -> Conversation | None:
+        with self._lock:
+            return self._resumable.get(handle)
+
     def _cap_timer(self, spelling: Spelling, number: int) -> threading.Timer | None:
         if self._cap is None:
             return None
@@ -257,13 +291,13 @@ class RealtimeServer:
     def _part(self, number: int, conversation: Conversation, spelling: Spelling, cap: threading.Timer | None) -> None:
         if cap is not None:
             cap.cancel()
-        for thread in [*conversation.close(), *([cap] if cap is not None else [])]:
+        for thread in [*spelling.end(), *conversation.close(), *([cap] if cap is not None else [])]:
             with contextlib.suppress(RuntimeError):  # a thread that was never started cannot be joined
                 thread.join(1.0)
         with self._lock:
             self._lines.pop(number, None)
-            if spelling.resumable:
-                self._resumable[conversation.id] = conversation
+        if spelling.resumable:
+            self._keep(conversation.id, conversation)
 
 
 def _described(number: int, conversation: Conversation, closed: bool) -> dict[str, Any]:

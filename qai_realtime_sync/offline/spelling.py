@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -34,13 +35,20 @@ class Outlet(Protocol):
 
 @attrs.frozen
 class Terms:
-    """What a spelling must know of its connection: its number, the model of the URL, when it must end, and what an earlier one left."""
+    """What a spelling must know of its connection: its number, the model of the URL, when it must end, and what an earlier one left.
+
+    ``cap`` is its longest life in seconds, ``query`` the rest of the URL. ``keep`` and ``recall`` hold conversations under handles.
+    """
 
     number: int
     model: str
     expires_at: int | None = None
     earlier: tuple[Item, ...] = ()
     rate_limits: Callable[[], list[dict[str, Any]]] = list
+    cap: float | None = None
+    query: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    keep: Callable[[str, Conversation], None] = lambda handle, conversation: None
+    recall: Callable[[str], Conversation | None] = lambda handle: None
 
 
 class Spelling(abc.ABC):
@@ -76,6 +84,10 @@ class Spelling(abc.ABC):
     @abc.abstractmethod
     def turn_away(self, admitted: bool) -> None:
         """Say that the key is wrong or, if the client was admitted, that its protocol is outdated, and close."""
+
+    def end(self) -> list[threading.Thread]:
+        """The connection is over: return the threads of this spelling that are about to end, to be joined."""
+        return []
 
     def flush(self) -> None:
         """Write what is queued."""

@@ -56,12 +56,12 @@ class Running:
         """Read until a line has these words, and return it; fails the test if the output ends first."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + within
-        while words not in self.output:
+        while not (lines := [line for line in self.output.splitlines(keepends=True) if words in line and line.endswith("\n")]):
             ready = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]
             piece = os.read(self.process.stdout.fileno(), 65536).decode() if ready else ""
             assert piece, f"{words!r} did not come within {within:g} s; the output is:\n{self.output}"
             self.output += piece
-        return next(line for line in self.output.splitlines() if words in line)
+        return lines[0].rstrip("\n")
 
     def finish(self, within: float = 60.0) -> int:
         """Wait for the end; returns the exit code."""

@@ -57,10 +57,10 @@ def counting(client: RealtimeClient) -> list[Event]:
 
 @pytest.mark.parametrize("how", ["close", "abort"])
 def test_a_client_that_was_never_connected_is_closed_at_once(how: str) -> None:
-    """Nothing was open: its end is told all the same, in 50 ms, and connecting is refused from then on."""
+    """Nothing was open: its end is told all the same, in 50 ms (on a quiet machine), and connecting is refused from then on."""
     client = RealtimeClient("qai_x")
     ends = counting(client)
-    with within(0.5):
+    with within(1.5):
         getattr(client, how)()
         assert isinstance(client.wait(2.0), Closed)
     is_over(client, ends)

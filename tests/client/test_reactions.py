@@ -216,6 +216,9 @@ def test_a_cancelled_answer_is_not_followed() -> None:
             talk.expect("conversation.item.create")
             talk.fence(client)
             assert talk.count("response.create") == 0
+            client._call.pool.stop()
+            for thread in client._call.pool.threads:
+                thread.join(5.0)
             assert not client._call.is_busy
 
 

@@ -176,6 +176,29 @@ def test_a_result_for_a_call_nobody_knows_changes_nothing() -> None:
     assert turns.snapshot()[0].tool_calls == []
 
 
+def test_a_result_that_was_faster_than_the_news_of_its_call_is_kept() -> None:
+    """A call that is refused at once is answered before the turn knows of it."""
+    turns, _ = play(created("r1"), SendFunctionResult(call_id="c1", output="no"), call("c1"))
+    assert turns.snapshot()[0].tool_calls[0].output == "no"
+    assert turns.snapshot()[0].tool_calls[0].answered_at == 1.0
+    many = [SendFunctionResult(call_id=f"x{number}", output="no") for number in range(200)]
+    assert len(play(*many)[0]._early) < 100
+
+
+def test_a_service_that_goes_on_in_the_same_answer_ends_the_turn_with_it() -> None:
+    """Where results are followed by words of the same answer, no other answer follows its end."""
+    turns, told = play(
+        SendText(text="Rain?"),
+        created("r1"),
+        call("c1"),
+        SendFunctionResult(call_id="c1", output="yes"),
+        said("It rains.", "r1"),
+        done("r1"),
+    )
+    assert told == turns.snapshot()
+    assert turns.snapshot()[0].ended_at == 5.0
+
+
 def test_calls_that_are_only_in_the_answers_output_keep_the_turn_open() -> None:
     """Some services tell a call in response.done alone."""
     _, told = play(created(), done(output=[Item(type="function_call")]), created("r2"), done("r2"))

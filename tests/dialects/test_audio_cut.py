@@ -111,3 +111,18 @@ def test_a_damaged_frame_gives_the_same_cut_and_parsed(data: st.DataObject) -> N
         return
     assert told(name, arrived(damaged)) == whole(name, damaged)
     assert told(name, damaged) == whole(name, damaged)
+
+
+def test_characters_outside_ascii_do_not_shift_the_sound() -> None:
+    """Bytes and characters before the sound may differ in number by more than its length: it is still the right sound."""
+    value = {
+        "type": "response.output_audio.delta",
+        "note": "ä" * 3_000,
+        "other": "AAAA" * 2_000,
+        "response_id": "r",
+        "delta": "AQID" * 350,
+    }
+    message = json.dumps(value, ensure_ascii=False).encode()
+    (event,) = dialects.choose("openai")().decode(arrived(message))
+    assert isinstance(event, AudioDelta)
+    assert event.audio == b"\x01\x02\x03" * 350

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qai_realtime_sync import dialects
-from qai_realtime_sync.commands import Command, Say, SendFunctionResult, SendText
+from qai_realtime_sync.commands import Command, CommitAudio, Say, SendFunctionResult, SendText
 from qai_realtime_sync.config import AudioFormat, RealtimeConfig, RealtimeSession
 from qai_realtime_sync.dialects.elevenlabs import ElevenLabs
 from qai_realtime_sync.dialects.gemini import Gemini
@@ -75,7 +75,8 @@ def test_traits_say_what_is_answered_without_asking() -> None:
     """The client sends no `CreateResponse` after these."""
     assert XAI.traits.answers_by_itself == {Say}
     assert OpenAI.traits.answers_by_itself == frozenset()
-    assert ElevenLabs.traits.answers_by_itself == Gemini.traits.answers_by_itself == {SendText, SendFunctionResult}
+    assert ElevenLabs.traits.answers_by_itself == {SendText, SendFunctionResult}
+    assert Gemini.traits.answers_by_itself == {SendText, SendFunctionResult, CommitAudio}
 
 
 def test_fixed_formats_follow_the_configuration() -> None:

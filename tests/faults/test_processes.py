@@ -511,6 +511,18 @@ def test_forgotten_client_that_a_handler_refers_to(plain: Scene) -> None:
     found.close()
 
 
+def test_closed_client_that_a_handler_refers_to(plain: Scene) -> None:
+    """Once it is closed, a client whose handler refers to it is collected like any other: a program may make one per call for ever."""
+    client = RealtimeClient("k", base_url=plain.proxy.url())
+    client.on("transcript_done", functools.partial(_send_again, client))
+    gone = weakref.ref(client)
+    client.connect()
+    client.close()
+    del client
+    gc.collect()
+    assert gone() is None
+
+
 def test_never_connected_client_leaves_nothing() -> None:
     """A client that was made and never connected costs no thread and no descriptor, and is gone when forgotten."""
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0

@@ -74,7 +74,8 @@ class _Half:
 
     def _inwards(self) -> None:
         with contextlib.suppress(OSError):
-            while data := self.outer.recv(_ROOM):
+            data = b""  # what came with the last flight of the handshake is looked at first
+            while True:
                 plain = []
                 with self._lock:
                     self._incoming.write(data)
@@ -83,6 +84,9 @@ class _Half:
                             plain.append(piece)
                     self._flush()
                 self.inner.sendall(b"".join(plain))
+                data = self.outer.recv(_ROOM)
+                if not data:
+                    break
         self._end()
 
     def _outwards(self) -> None:
