@@ -43,6 +43,9 @@ if _TYPE_CHECKING:
     )
     from qai_realtime_sync.conversation.pacing import PacedSink as PacedSink
     from qai_realtime_sync.conversation.recorder import Recorder as Recorder
+    from qai_realtime_sync.conversation.metrics import HandlerTime as HandlerTime, Metrics as Metrics, TurnMetrics as TurnMetrics
+    from qai_realtime_sync.conversation.record import Conversation as Conversation
+    from qai_realtime_sync.conversation.telemetry import Telemetry as Telemetry
     from qai_realtime_sync.errors import (
         ApiError as ApiError,
         ConfigError as ConfigError,
@@ -171,6 +174,17 @@ _ROOMS = {
     ),
     "conversation.pacing": ("PacedSink",),
     "conversation.recorder": ("Recorder",),
+    "conversation.metrics": (
+        "HandlerTime",
+        "Metrics",
+        "TurnMetrics",
+    ),
+    "conversation.record": (
+        "Conversation",
+    ),
+    "conversation.telemetry": (
+        "Telemetry",
+    ),
     "errors": (
         "ApiError",
         "ConfigError",
@@ -281,6 +295,7 @@ __all__ = [
     "ContentPartAdded",
     "ContentPartDone",
     "ContextMutated",
+    "Conversation",
     "ConversationCreated",
     "CreateResponse",
     "DeleteItem",
@@ -293,6 +308,7 @@ __all__ = [
     "FunctionCallDelta",
     "GoingAway",
     "HandlerFailed",
+    "HandlerTime",
     "InputCleared",
     "InputCommitted",
     "InputTimeout",
@@ -308,6 +324,7 @@ __all__ = [
     "McpCallDelta",
     "McpListTools",
     "McpStatus",
+    "Metrics",
     "NotConnectedError",
     "OutboxFullError",
     "OutputBufferCleared",
@@ -350,6 +367,7 @@ __all__ = [
     "SpeechStarted",
     "SpeechStopped",
     "StateChanged",
+    "Telemetry",
     "TextDelta",
     "TextDone",
     "TokenUsage",
@@ -365,6 +383,7 @@ __all__ = [
     "Turn",
     "TurnDetection",
     "TurnDone",
+    "TurnMetrics",
     "UNSET",
     "Unknown",
     "UnsupportedCommandError",

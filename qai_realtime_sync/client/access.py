@@ -14,7 +14,7 @@ from qai_realtime_sync.client.billing import Billing
 from qai_realtime_sync.client.options import DEFAULT_BASE_URL, Options
 from qai_realtime_sync.config import RealtimeSession
 from qai_realtime_sync.dialects import Dialect, choose
-from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.errors import ApiError, ConfigError, RealtimeError
 
 __all__ = ["Access"]
 
@@ -32,6 +32,7 @@ class Access:
         self.gateway = options.session is None and not options.mint
         self.api_key = ""
         self.billing: Billing | None = None
+        self._minted = False
         if options.session is not None:
             self._session = options.session
         else:
@@ -55,10 +56,17 @@ class Access:
         Raises: `ApiError`, `ConnectError`, `RealtimeTimeoutError`; `ConfigError` for an address that is not encrypted.
         """
         if self.billing is not None:
-            self._session = self.billing.obtain(timeout)
+            session = self.billing.obtain(timeout)
+            if not session.ws_url:
+                raise ApiError("the gateway minted a session but named no address to connect to", status_code=200, code="invalid_response")
+            self._session, self._minted = session, True
             self._kind = self._choose()
             self._check_secure()
         return self._session
+
+    def may_repeat(self, error: RealtimeError) -> bool:
+        """False where another attempt could charge a second time: a minting that failed in the middle."""
+        return self.billing is None or self.billing.may_repeat(error)
 
     def dialect(self) -> Dialect:
         """A new instance for a new connection."""
@@ -72,27 +80,31 @@ class Access:
     def public_session(self) -> RealtimeSession:
         """What is not secret of the session in use."""
         session = (self.billing.session if self.billing is not None else None) or self._session
-        return attrs.evolve(session, url=session.url.split("?")[0], signed_url="", ephemeral_token="")
+        return attrs.evolve(session, url=session.ws_url.split("?")[0], signed_url="", ephemeral_token="")
 
     def _choose(self) -> type[Dialect]:
         options, session = self._options, self._session
-        url = session.ws_url if self.billing is None or session.session_id else ""
+        url = session.ws_url if not options.mint or self._minted else ""  # until then it is the address of the REST calls
         return choose(options.dialect, options.provider or session.provider, url, options.config.model, gateway=self.gateway)
 
     def _make_billing(self, clock: Callable[[], float], after: Callable[[float, Callable[[], None]], Any]) -> Billing:
         from qai_realtime_sync.rest import RestClient  # lazily: only who mints needs requests
 
-        options = self._options
-        rest = RestClient(
-            self.api_key,
-            base_url=self._session.url,
-            headers=options.headers,
-            proxy="" if options.proxy is False else options.proxy,
-            ssl_context=options.ssl_context,
-            allow_insecure=options.allow_insecure,
-        )
+        options, base_url = self._options, self._session.url
+
+        def make_rest(wait: Callable[[float], object]) -> RestClient:
+            return RestClient(
+                self.api_key,
+                base_url=base_url,
+                headers=options.headers,
+                proxy="" if options.proxy is False else options.proxy,
+                ssl_context=options.ssl_context,
+                allow_insecure=options.allow_insecure,
+                wait=wait,
+            )
+
         body = self._kind(gateway=True).session_body(options.config)
-        return Billing(rest, options.provider, body, clock=clock, after=after)
+        return Billing(make_rest, options.provider, body, clock=clock, after=after)
 
     def _check_secure(self) -> None:
         split = urlsplit(self._session.ws_url)

@@ -142,6 +142,7 @@ class Call:
         self._patient = 0  # threads that wait for the token
         self._due: collections.deque[Event] = collections.deque()
         self._delivering: int | None = None
+        self._untold_states: collections.deque[StateChanged] = collections.deque()  # guarded by lock
         self._told_end = False  # belongs to who holds the delivery token
 
     @property
@@ -456,7 +457,22 @@ class Call:
     def to_state(self, new: str) -> StateChanged | None:
         """Make a transition of the life cycle; the caller delivers the event."""
         with self.lock:
-            return self.lifecycle.to(new)
+            return self._transition(new)
+
+    def _transition(self, new: str) -> StateChanged | None:
+        """As `to_state`; `lock` is held."""
+        changed = self.lifecycle.to(new)
+        if changed is not None:
+            self._untold_states.append(changed)
+        return changed
+
+    def _states_until(self, event: StateChanged) -> list[StateChanged]:
+        """Return the transitions up to this one that were not told: two threads may tell theirs in another order than they made them."""
+        with self.lock:
+            due = []
+            while self._untold_states and self._untold_states[0].number <= event.number:
+                due.append(self._untold_states.popleft())
+            return due
 
     def _drain(self) -> None:
         while True:
@@ -473,6 +489,13 @@ class Call:
         """React to one event and tell it, then what that caused; the caller holds the delivery token."""
         if self._told_end:
             return  # `Closed` is the last event
+        if event.__class__ is StateChanged:
+            for state in self._states_until(event):
+                self._hand_out_one(state)
+        else:
+            self._hand_out_one(event)
+
+    def _hand_out_one(self, event: Event) -> None:
         if event.__class__ is Closed:
             self._told_end = True
             self.ended_at = self.clock()
@@ -557,7 +580,7 @@ class Call:
             self.closing = True
             self.close_code, self.close_reason = code, reason
             cancellation = self.cancellation
-            changed = self.lifecycle.to("closing")
+            changed = self._transition("closing")
         self.outbox.close("the client was closed")
         if cancellation is not None:
             cancellation.cancel()

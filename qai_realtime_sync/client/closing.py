@@ -28,6 +28,9 @@ def close(call: Call, code: int, reason: str, timeout: float) -> None:
     if not (1000 <= code <= 1014 or 3000 <= code <= 4999) or code in (1004, 1005, 1006):
         raise ConfigError(f"{code} is not a close code that may be sent: 1000 to 1003, 1007 to 1014 and 3000 to 4999 are")
     deadline = call.clock() + timeout
+    billing = call.billing
+    if billing is not None:
+        billing.limit(timeout)
     first = call.request_close(code, reason)
     if call.reader is None:
         if first:
@@ -41,11 +44,13 @@ def close(call: Call, code: int, reason: str, timeout: float) -> None:
             call.close_from_handler()
         return
     call.close_connection(max(0.05, (deadline - call.clock()) / 2))
+    if billing is not None:
+        billing.finish()  # not left to the reader alone: a handler that does not return holds it
     if not call.over.wait(max(0.0, deadline - call.clock() - 0.2)):
         abort(call)
         call.over.wait(max(0.05, deadline - call.clock()))
-    if call.billing is not None:
-        call.billing.wait(max(0.0, deadline - call.clock()))
+    if billing is not None:
+        billing.wait(max(0.0, deadline - call.clock()))
     join(call, deadline)
 
 
@@ -84,12 +89,18 @@ def close_all() -> None:
     for call in calls:
         if call.request_close(1001, ""):
             call.close_from_handler()  # in the senders' threads, so that all close at once
+    goodbye = deadline - _AT_EXIT / 2  # the rest of the time is for the bills
     for call in calls:
-        if not call.over.wait(max(0.0, deadline - monotonic())):
+        if not call.over.wait(max(0.0, goodbye - monotonic())):
             abort(call)
             call.over.wait(0.1)
-    for billing in unsettled():
+    bills = unsettled()
+    for billing in bills:
+        billing.limit(max(0.0, deadline - monotonic()))
+        billing.finish()  # also where a handler that does not return holds the reader
+    for billing in bills:
         billing.wait(max(0.0, deadline - monotonic()))
+        billing.report_unsettled()
 
 
 def _never_opened(call: Call) -> None:
@@ -104,7 +115,7 @@ def _never_opened(call: Call) -> None:
 
 def join(call: Call, deadline: float) -> None:
     """Wait for the threads that are ours; user code that does not return keeps only its own thread."""
-    billing = call.billing.thread if call.billing is not None else None
-    for thread in (call.reader, call.sender.thread, call.lane.thread, billing, *call.pool.threads):
+    billing = call.billing.threads if call.billing is not None else ()
+    for thread in (call.reader, call.sender.thread, call.lane.thread, *billing, *call.pool.threads):
         if thread is not None and thread is not threading.current_thread() and thread.is_alive():
             thread.join(max(0.0, deadline - call.clock()))

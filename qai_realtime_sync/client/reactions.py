@@ -88,6 +88,7 @@ def _session_ready(call: Call, event: SessionReady) -> list[Event]:
     if call.history_due:
         _tell_history(call)
     call.turns.connected(call.config.turn_detection)
+    call.void.clear()
     call.outbox.open(connection)
     call.mutations.ready()
     call.post_held(call.responses.next())

@@ -260,7 +260,7 @@ class Reader:
         if self._resume is not None and isinstance(error, ApiError) and error.status_code in (400, 404, 409, 410, 422):
             self._resume = None  # the service may not know the handle any more: once again without it
             return _Lost(_LOST, error=error, by="service")
-        ending = attrs.evolve(_LOST, retry=worth_retrying(error))
+        ending = attrs.evolve(_LOST, retry=worth_retrying(error) and self._access.may_repeat(error))
         by: Literal["service", "network"] = "network"
         retry_after = None
         if isinstance(error, ApiError):

@@ -43,7 +43,7 @@ class _Piece:
     content_index: int
     begins: float
     length: float = 0.0
-    can_be_cut: bool = True
+    is_of_lost: bool = False  # its connection is gone: it cannot be cut any more, and its ids may come again for something else
 
 
 @attrs.frozen
@@ -118,7 +118,7 @@ class Playback:
             void: list[str] = []
             for unheard in self._pieces:
                 heard = min(max(0.0, played - unheard.begins), unheard.length)
-                if unheard.item_id and unheard.can_be_cut and (heard < unheard.length or unheard.response_id not in self._ended):
+                if unheard.item_id and not unheard.is_of_lost and (heard < unheard.length or unheard.response_id not in self._ended):
                     cuts.append(
                         TruncateItem(item_id=unheard.item_id, audio_end_ms=int(heard), content_index=unheard.content_index)
                     )
@@ -140,8 +140,8 @@ class Playback:
         """The connection is gone: what came is played to its end, nothing comes after it, and no item can be cut any more."""
         with self._lock:
             for piece in self._pieces:
-                piece.can_be_cut = False
-                self._ended.append(piece.response_id)
+                piece.is_of_lost = True
+            self._ended.clear()
 
     def _clear(self) -> Exception | None:
         try:
@@ -156,7 +156,7 @@ class Playback:
             if not self._pieces or self._played() + _ROUNDING_MS < self._written:
                 return None
             piece = self._pieces[-1]
-            if piece.response_id not in self._ended:
+            if not self._is_over(piece):
                 return None
             self._pieces.clear()
             return PlaybackStopped(
@@ -174,7 +174,7 @@ class Playback:
             if played > self._written:
                 self._written = played
             piece = self._pieces[-1] if self._pieces else None
-            if piece is None or (piece.item_id, piece.response_id) != (event.item_id, event.response_id):
+            if piece is None or piece.is_of_lost or (piece.item_id, piece.response_id) != (event.item_id, event.response_id):
                 began = Began(self._clock() + (self._written - played) / 1000, self._running_dry)
                 piece = _Piece(
                     response_id=event.response_id, item_id=event.item_id, content_index=event.content_index, begins=self._written
@@ -194,7 +194,10 @@ class Playback:
             if played < piece.begins + piece.length:
                 return piece
         last = self._pieces[-1] if self._pieces else None
-        return last if last is not None and last.response_id not in self._ended else None
+        return last if last is not None and not self._is_over(last) else None
+
+    def _is_over(self, piece: _Piece) -> bool:
+        return piece.is_of_lost or piece.response_id in self._ended
 
     def _played(self) -> float:
         try:

@@ -19,7 +19,7 @@ from qai_realtime_sync.conversation.record import Conversation
 from qai_realtime_sync.conversation.tracks import Track
 from qai_realtime_sync.conversation.wav import StereoWav
 from qai_realtime_sync.errors import ConfigError
-from qai_realtime_sync.events import AudioDelta, Closed, Event, PlaybackStopped, TurnDone
+from qai_realtime_sync.events import AudioDelta, Closed, Event, PlaybackStopped, Reconnected, TurnDone
 from qai_realtime_sync.turns import Turn
 
 __all__ = ["Recorder"]
@@ -37,6 +37,7 @@ _REMEMBERED = 64
 class _Spoken:
     """Where the sound of one answer lies, in samples of the recording."""
 
+    response_id: str
     item_id: str
     begins: int
     ends: int
@@ -127,6 +128,8 @@ class Recorder:
                     self._play(event, now)
                 elif isinstance(event, PlaybackStopped) and event.reason != "finished":
                     self._stop(event, now)
+                elif isinstance(event, Reconnected):
+                    self._spoken.clear()  # the service may count its answers anew
                 self._write(now - _KEPT_BACK)
                 if turns is not None:
                     self._write_turns(turns)
@@ -194,24 +197,21 @@ class Recorder:
     def _play(self, event: AudioDelta, now: float) -> None:
         begins, ends = self._assistant.put(event.audio, self._output, now)
         last = self._spoken[-1] if self._spoken else None
-        if last is not None and last.item_id == event.item_id:
+        if last is not None and (last.response_id, last.item_id) == (event.response_id, event.item_id):
             last.ends = ends
         else:
-            self._spoken = [*self._spoken[-_REMEMBERED:], _Spoken(event.item_id, begins, ends)]
+            self._spoken = [*self._spoken[-_REMEMBERED:], _Spoken(event.response_id, event.item_id, begins, ends)]
 
     def _stop(self, event: PlaybackStopped, now: float) -> None:
         """Cut all that was not heard yet."""
-        found = self._find(event.item_id)
+        found = next((s for s in reversed(self._spoken) if (s.response_id, s.item_id) == (event.response_id, event.item_id)), None)
         self._assistant.cut(self._at(now) if found is None else found.begins + self._at(event.heard_ms / 1000))
 
     def _shorten(self, item_id: str, heard_ms: int) -> None:
         """Cut one answer where the program says that it was cut; what was said after it stays."""
-        found = self._find(item_id)
+        found = next((one for one in reversed(self._spoken) if one.item_id == item_id), None)
         if found is not None:
             self._assistant.erase(found.begins + self._at(heard_ms / 1000), found.ends)
-
-    def _find(self, item_id: str) -> _Spoken | None:
-        return next((one for one in reversed(self._spoken) if one.item_id == item_id), None)
 
     def _at(self, seconds: float) -> int:
         return max(0, round(seconds * self.sample_rate))

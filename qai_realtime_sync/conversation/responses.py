@@ -131,11 +131,14 @@ class Responses:
         self._taken_for = ""
         if ours is not None and self._requested_left:
             self._taken_for = ours.event_id
-            self._assumed[ours.event_id] = ours
-            if len(self._assumed) > _REMEMBERED:
-                self._assumed.popitem(last=False)
+            self._assume(ours)
         elif ours is not None:
             self._held.appendleft(ours)  # an answer that nobody asked for came first: ours comes after it
+
+    def _assume(self, request: CreateResponse) -> None:
+        self._assumed[request.event_id] = request
+        if len(self._assumed) > _REMEMBERED:
+            self._assumed.popitem(last=False)
 
     def _done(self, event: ResponseDone) -> list[Command]:
         if event.response_id in self._beside:
@@ -156,6 +159,8 @@ class Responses:
         if ours is None or event.benign or event.caused_by not in ("", ours.event_id):
             return []
         self._requested = None
+        if not event.caused_by and self._requested_left:
+            self._assume(ours)  # it may have been about something else, and the real answer to our request may still come
         return self._next()
 
     def _busy(self, event: ErrorReceived) -> list[Command]:

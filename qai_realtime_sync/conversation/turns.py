@@ -51,7 +51,7 @@ class _Open:
     asking: set[str] = attrs.field(factory=set)  # answers that called a function: another answer follows them
     answers: dict[tuple[str, str], str] = attrs.field(factory=dict)
     heard: dict[str, str] = attrs.field(factory=dict)
-    kept: dict[str, str] = attrs.field(factory=dict)  # items that were cut: the text the service keeps of them
+    kept: dict[tuple[str, str], str] = attrs.field(factory=dict)  # what was cut: the text the service keeps of it
     cut: tuple[str, str] | None = None  # the item that was cut here, as a key of answers
     told: bool = False
 
@@ -141,10 +141,12 @@ class Turns:
             self._spoken += seconds
 
     def connected(self, detection: object) -> None:
-        """A connection begins, with this turn detection: the service counts the user's sound anew."""
+        """A connection begins, with this turn detection: the service counts the user's sound and its answers anew."""
         with self._lock:
             self._runs.clear()
             self._spoken = 0.0
+            self._by_response.clear()  # some services number the answers of each connection from 1
+            self.noted.update(dict.fromkeys(self.noted, "?"))
             if isinstance(detection, TurnDetection):
                 padding, silence = detection.prefix_padding_ms, detection.silence_duration_ms
                 self._padding = padding / 1000 if isinstance(padding, int) else _PADDING
@@ -199,6 +201,7 @@ class Turns:
         for key in current.answers:
             if key[0] == event.response_id:
                 current.answers[key] = event.corrected
+                current.kept[key] = event.corrected.strip()
         self._join(current)
 
     def _audio(self, event: AudioDelta, at: float) -> None:
@@ -211,7 +214,11 @@ class Turns:
 
     def _words(self, event: TextDelta | TranscriptDelta, at: float) -> None:
         current = self._by_response.get(event.response_id)
-        if current is None or (isinstance(event, TranscriptDelta) and event.source != "output"):
+        if isinstance(event, TranscriptDelta) and event.source != "output":
+            if current is None and not event.item_id:
+                self._for_user("")  # without items and speech events these words are the first sign of a new turn
+            return
+        if current is None:
             return
         if current.turn.first_text_at is None:
             current.turn.first_text_at = at
@@ -229,9 +236,10 @@ class Turns:
         current.turn.tool_calls.append(call)
 
     def _stopped(self, event: PlaybackStopped, at: float) -> None:
-        current = self._by_response.get(event.response_id)
         if event.reason == "finished":
             return
+        # After a reconnect the old answer may still play, though its id means nothing any more.
+        current = self._by_response.get(event.response_id) or self._sounding
         self._sounding = None
         if current is not None:
             current.turn.interrupted = True
@@ -249,11 +257,12 @@ class Turns:
 
     def _truncated(self, event: ItemTruncated, at: float) -> None:
         for current in reversed(self._turns):
-            if any(item_id == event.item_id for _, item_id in current.answers):
-                if event.transcript:
-                    current.kept[event.item_id] = event.transcript.strip()
-                    self._weigh(current)
-                return
+            for key in current.answers:
+                if key[1] == event.item_id:
+                    if event.transcript:
+                        current.kept[key] = event.transcript.strip()
+                        self._weigh(current)
+                    return
 
     def _done(self, event: ResponseDone, at: float) -> _Open | None:
         current = self._by_response.get(event.response_id)
@@ -296,7 +305,7 @@ class Turns:
     def _for_answer(self, response_id: str) -> _Open:
         if response_id in self._by_response:
             return self._by_response[response_id]
-        current = self._turns[-1] if self._turns else self._new()
+        current = self._turns[-1] if self._turns and not self._turns[-1].told else self._new()
         current.turn.response_ids.append(response_id)
         current.told = False
         self._by_response[response_id] = current
@@ -320,8 +329,8 @@ class Turns:
             return
         turn, heard, over = current.turn, [], False
         for key, text in current.answers.items():
-            if key[1] in current.kept:
-                heard.append(current.kept[key[1]])
+            if key in current.kept:
+                heard.append(current.kept[key])
             elif key == current.cut and turn.heard_ms is not None:
                 heard.append(words_heard(text, turn.heard_ms, turn.audio_ms))
             elif not over:

@@ -24,6 +24,7 @@ from qai_realtime_sync.dialects.merge import merged
 from qai_realtime_sync.dialects.rows import Value, at, read_text, read_whole
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.events import (
+    AudioDone,
     ErrorReceived,
     Event,
     ResponseCreated,
@@ -73,6 +74,7 @@ class ElevenLabs(Dialect):
         self.ids: dict[str, str] = {}  # the wire's event id -> our response id
         self.ended: dict[str, None] = {}  # responses that are over
         self.response_id = ""  # the response that is running
+        self.sounding = ""  # the response whose sound has no end yet
         self.newest = -1  # the highest event id that began a response
         self.interrupted = -1  # sound up to this event id is void
         self.texts: dict[str, str] = {}  # response id -> what was written so far
@@ -172,7 +174,12 @@ class ElevenLabs(Dialect):
         self.texts.pop(response_id, None)
         if response_id == self.response_id:
             self.response_id = ""
-        return [ResponseDone(raw=raw, response_id=response_id, status=status, reason=reason)]
+        told: list[Event] = []
+        if response_id == self.sounding:  # few agents mark their last piece of sound
+            self.sounding = ""
+            if status == "completed":
+                told.append(AudioDone(raw=raw, response_id=response_id))
+        return [*told, ResponseDone(raw=raw, response_id=response_id, status=status, reason=reason)]
 
     # -- the end ---------------------------------------------------------------------------------------------------------
 

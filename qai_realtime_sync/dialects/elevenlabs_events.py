@@ -133,7 +133,7 @@ def error(dialect: ElevenLabs, value: Value) -> list[Event]:
 # -- what the agent says -----------------------------------------------------------------------------------------------------
 
 
-@gives(ResponseDone, ResponseCreated, AudioDelta, AudioDone)
+@gives(AudioDone, ResponseDone, ResponseCreated, AudioDelta)
 def audio(dialect: ElevenLabs, value: Value) -> list[Event]:
     """A piece of sound; what was interrupted is dropped (source: the vendor's Python client)."""
     given = read_mapping(value.get("audio_event"))
@@ -146,13 +146,14 @@ def audio(dialect: ElevenLabs, value: Value) -> list[Event]:
     response_id, told = dialect.begin(given, value)
     if sound or not final:
         told.append(AudioDelta(raw=value, audio=sound, response_id=response_id))
+    dialect.sounding = "" if final else response_id
     if final:
         told.append(AudioDone(raw=value, response_id=response_id))
         told += dialect.end(response_id, value)
     return told
 
 
-@gives(ResponseDone, ResponseCreated, TranscriptDone)
+@gives(AudioDone, ResponseDone, ResponseCreated, TranscriptDone)
 def agent_response(dialect: ElevenLabs, value: Value) -> list[Event]:
     """The whole text, before it was spoken: a correction may follow."""
     given = read_mapping(value.get("agent_response_event"))
@@ -180,7 +181,7 @@ def correction(dialect: ElevenLabs, value: Value) -> list[Event]:
     ]
 
 
-@gives(ResponseDone, ResponseCreated, TextDelta, TextDone)
+@gives(AudioDone, ResponseDone, ResponseCreated, TextDelta, TextDone)
 def chat_part(dialect: ElevenLabs, value: Value) -> list[Event]:
     """A written answer: start, pieces, stop."""
     given, kind, piece = _part(value, "text_response_part")
@@ -199,7 +200,7 @@ def chat_part(dialect: ElevenLabs, value: Value) -> list[Event]:
     return told
 
 
-@gives(ResponseDone, ResponseCreated, ReasoningDelta)
+@gives(AudioDone, ResponseDone, ResponseCreated, ReasoningDelta)
 def reasoning_part(dialect: ElevenLabs, value: Value) -> list[Event]:
     """A thought: start, pieces, stop."""
     given, _, piece = _part(value, "reasoning_response_part")
@@ -219,7 +220,7 @@ def _part(value: Value, key: str) -> tuple[Value, str, str]:
     return given, kind, piece or ""
 
 
-@gives(ResponseDone)
+@gives(AudioDone, ResponseDone)
 def complete(dialect: ElevenLabs, value: Value) -> list[Event]:
     """The service says that an utterance is over, where the agent has that switched on."""
     given = read_mapping(value.get("agent_response_complete_event"))
@@ -243,7 +244,7 @@ def interruption(dialect: ElevenLabs, value: Value) -> list[Event]:
 # -- tools -------------------------------------------------------------------------------------------------------------------
 
 
-@gives(ResponseDone, ResponseCreated, FunctionCall)
+@gives(AudioDone, ResponseDone, ResponseCreated, FunctionCall)
 def client_tool_call(dialect: ElevenLabs, value: Value) -> list[Event]:
     """A call of ours, once per call id."""
     given = read_mapping(value.get("client_tool_call"))

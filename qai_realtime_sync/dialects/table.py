@@ -9,7 +9,7 @@ from qai_realtime_sync.dialects import DIALECTS, Dialect
 from qai_realtime_sync.dialects.base import unsupported_commands
 from qai_realtime_sync.dialects.rows import events_of
 
-__all__ = ["command_table", "event_table", "main"]
+__all__ = ["command_table", "event_table", "main", "reasons", "tables"]
 
 _SHOWN: dict[str, type[Dialect]] = {name: made for name, made in DIALECTS.items() if name != "gateway"}
 
@@ -37,8 +37,19 @@ def command_table() -> dict[str, dict[str, str]]:
     return table
 
 
-def main() -> None:
-    """Print both tables."""
+def reasons() -> dict[str, dict[str, str]]:
+    """Return command name -> dialect that has no word for it -> what to do instead."""
+    found: dict[str, dict[str, str]] = {}
+    for name, command in sorted(COMMANDS.items()):
+        for dialect, made in _SHOWN.items():
+            reason = getattr(made.encoders.get(command), "reason", "")
+            if reason:
+                found.setdefault(name, {})[dialect] = reason
+    return found
+
+
+def tables() -> str:
+    """Return events, commands, and what to do where a service has no word, as Markdown."""
     head = f"| {' | '.join(_SHOWN)} |\n|---{'|---' * len(_SHOWN)}|"
     lines = [f"| event {head}"]
     for event, sources in event_table().items():
@@ -47,7 +58,15 @@ def main() -> None:
     lines += ["", f"| command {head}"]
     for command, words in command_table().items():
         lines.append(f"| `{command}` | {' | '.join(words.values())} |")
-    sys.stdout.write("\n".join(lines) + "\n")
+    lines += ["", "| no word for | at | instead |", "|---|---|---|"]
+    for command, at in reasons().items():
+        lines += [f"| `{command}` | {dialect} | {reason} |" for dialect, reason in at.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print the tables."""
+    sys.stdout.write(tables())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The wire of ElevenLabs Agents: one message type per key, an utterance counter, and an agent that decides when it answers.
 
 Spelled from the vendor's message schema. The agent of this server has one tool, ``get_weather``, and calls whatever its script says; an
-agent id that ends in the name of a format (``…ulaw_8000``, ``…pcm_24000``) has that format both ways, any other one ``pcm_16000``.
+agent id that ends in the name of a format (``…ulaw_8000``, ``…pcm_24000``) has that format both ways, any other one ``pcm_16000``; one with
+``locked`` in its id allows no override.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class ElevenLabsSpelling(Spelling):
     def __init__(self, outlet: Outlet, journal: Journal, terms: Terms) -> None:
         super().__init__(outlet, journal, terms)
         agent = terms.query.get("agent_id", "")
+        self._locked = "locked" in agent
         self._format_name = next((name for name in _FORMATS if agent.endswith(name)), _USUAL_FORMAT)
         self._wanted: Wanted | None = None  # until the client has said what it wants
         self._number = 0  # of the agent's utterances; the wire's event_id
@@ -170,7 +172,7 @@ class ElevenLabsSpelling(Spelling):
     def _initiate(self, frame: dict[str, Any]) -> None:
         if self._wanted is not None:
             raise RefusedError("invalid_message", "The conversation was initiated before.")
-        self._wanted = given = wanted(frame, _PROMPT)
+        self._wanted = given = wanted(frame, _PROMPT, self._locked)
         used = _FORMATS[self._format_name]
         self.conversation.configure(
             Settings(

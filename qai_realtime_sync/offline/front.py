@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["Front"]
 
 _SECRET_SECONDS = 600
-_TOKEN_SECONDS = 300
 _SIGNED_SECONDS = 900
 _PROTOCOL_KEYS = ("openai-insecure-api-key.", "xai-client-secret.", "token-")
 _KEY_HEADERS = ("X-API-Key", "xi-api-key", "x-goog-api-key")
@@ -36,12 +35,15 @@ class Front:
         request = Request(environ)
         request.max_content_length = _LARGEST_BODY
         if request.method == "GET" and self._server.dialect_of(request.path):
-            answer = self._websocket(request, environ)
-            if answer is None:
+            refused = self._websocket(request, environ)
+            if refused is None:
                 raise ConnectionError("the WebSocket is over; there is no HTTP answer")  # werkzeug drops the connection then
-            return answer(environ, start_response)
-        answer = self._answer(request)
+            answer = refused
+        else:
+            answer = self._answer(request)
         answer.headers["X-QAI-Request-Id"] = new_id("req")
+        if request.method == "POST":
+            self._server.ledger.note(request.path, answer.status_code, request.headers.get("Idempotency-Key", ""))
         return answer(environ, start_response)
 
     def _answer(self, request: Request) -> Response:
@@ -62,12 +64,14 @@ class Front:
             return answer
         offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if name.strip()]
         chosen = "realtime" if "realtime" in offered else offered[0] if offered else ""
-        admitted = self._server.ledger.admits(_credential(request, offered))
+        ledger = self._server.ledger
+        entry = ledger.look_up(_credential(request, offered))
+        admitted, proxied = not entry.refusal, request.path.startswith("/qai/")
         # xAI and the gateway refuse the upgrade; the others accept it, and say what is wrong in a close frame.
-        if not admitted and (request.path.startswith("/qai/") or self._server.dialect_of(request.path) == "xai"):
-            answer = _refusal(401, "invalid_key", "The key is not valid for this server; it was started with --key.")
-            answer.headers["X-QAI-Request-Id"] = new_id("req")
-            return answer
+        if not admitted and (proxied or self._server.dialect_of(request.path) == "xai"):
+            return _unauthorised(entry.refusal)
+        if admitted and proxied and not entry.session_id and not ledger.pay_minute():
+            return _no_money()
         beta = bool(request.headers.get("OpenAI-Beta"))
         try:
             self._server.converse(
@@ -79,6 +83,7 @@ class Front:
                 admitted=admitted,
                 beta=beta,
                 query=request.args.to_dict(),
+                session_id=entry.session_id,
             )
         except NoUpgradeError as error:
             return _refusal(400, "invalid_request", f"This is no WebSocket upgrade: {error}")
@@ -107,6 +112,12 @@ class Front:
                 "sessions": self._server.ledger.sessions(),
             }
         )
+
+    def _ledger(self, request: Request) -> Response:
+        if not self._allowed(request):
+            return _unauthorised()
+        ledger = self._server.ledger
+        return _json({"balance_ticks": ledger.balance, "sessions": ledger.sessions(), "requests": ledger.requests()})
 
     def _client_secret(self, request: Request) -> Response:
         """Mint a secret as OpenAI and xAI do: ``{"expires_after": {"seconds"}, "session"}`` → ``{"value", "expires_at", "session"}``."""
@@ -138,24 +149,42 @@ class Front:
         body = _body(request)
         if body is None:
             return _refusal(400, "invalid_request", "The body must be a JSON object.")
+        server, ledger = self._server, self._server.ledger
+        if not server.mints.allow():
+            answer = _refusal(429, "RATE_LIMITED_PER_KEY", "Too many sessions in a minute; the server was started with --mint-rate-limit.")
+            answer.headers["Retry-After"] = str(server.mints.retry_after())
+            return answer
         provider = body.get("provider")
+        session_id = ledger.open_session("elevenlabs" if provider == "elevenlabs" else "xai")
+        if session_id is None:
+            return _no_money()
         if provider == "elevenlabs":
-            return _json({**self._signed(request), "provider": provider, "session_id": self._server.ledger.open_session(provider)})
-        token, expires_at = self._server.ledger.mint(_TOKEN_SECONDS)
-        session_id = self._server.ledger.open_session("xai")
-        answer = {
-            "ephemeral_token": token,
-            "url": self._server.base_ws_url + "/v1/realtime",
-            "session_id": session_id,
-            "model": body.get("model") or "grok-voice-latest",
-            "voice": body.get("voice") or "Sal",
-            "expires_in": _TOKEN_SECONDS,
-            "expires_at": expires_at,
-        }
-        return _json(answer)
+            return self._charged({**self._signed(request, session_id), "provider": provider, "session_id": session_id})
+        life = ledger.tariff.token_life
+        token, expires_at = ledger.mint(life, session_id=session_id)
+        return self._charged(
+            {
+                "ephemeral_token": token,
+                "url": server.base_ws_url + "/v1/realtime",
+                "session_id": session_id,
+                "model": body.get("model") or "grok-voice-latest",
+                "voice": body.get("voice") or "Sal",
+                "expires_in": int(life) if life == int(life) else life,
+                "expires_at": expires_at,
+            }
+        )
 
-    def _signed(self, request: Request) -> dict[str, Any]:
-        signature = self._server.ledger.mint(_SIGNED_SECONDS, "cvtkn")[0]
+    def _charged(self, answer: dict[str, Any], ticks: int | None = None) -> Response:
+        """Say what it cost (a minute, if nothing else) and, where it is counted, what is left."""
+        ledger = self._server.ledger
+        response = _json(answer)
+        response.headers["X-QAI-Cost-Ticks"] = str(ledger.tariff.ticks_per_minute if ticks is None else ticks)
+        if ledger.balance is not None:
+            response.headers["X-QAI-Balance-After"] = str(ledger.balance)
+        return response
+
+    def _signed(self, request: Request, session_id: str = "") -> dict[str, Any]:
+        signature = self._server.ledger.mint(_SIGNED_SECONDS, "cvtkn", session_id)[0]
         agent = quote(request.args.get("agent_id", "agent_local"), safe="")
         path = f"/v1/convai/conversation?agent_id={agent}&conversation_signature={signature}"
         return {"signed_url": self._server.base_ws_url + path}
@@ -168,20 +197,29 @@ class Front:
         if not self._allowed(request):
             return _unauthorised()
         session_id = (_body(request) or {}).get("session_id")
-        if not isinstance(session_id, str) or not self._server.ledger.refresh(session_id):
-            return _refusal(404, "not_found", "There is no such session, or it has ended.")
-        return _json({"ephemeral_token": self._server.ledger.mint(_TOKEN_SECONDS)[0]})
+        if not isinstance(session_id, str) or not session_id:
+            return _refusal(400, "invalid_request", "'session_id' is missing.")
+        ledger = self._server.ledger
+        refusal = ledger.refresh(session_id)
+        if refusal == "INSUFFICIENT_BALANCE":
+            return _no_money()
+        if refusal:
+            return _refusal(404, refusal, "There is no such session, or it has ended.")
+        return _json({"ephemeral_token": ledger.mint(ledger.tariff.token_life, session_id=session_id)[0]})
 
     def _end(self, request: Request) -> Response:
         if not self._allowed(request):
             return _unauthorised()
         body = _body(request) or {}
         session_id, seconds = body.get("session_id"), body.get("duration_seconds")
+        if not isinstance(session_id, str) or not session_id:
+            return _refusal(400, "invalid_request", "'session_id' is missing.")
         if isinstance(seconds, bool) or not isinstance(seconds, int) or seconds < 0:
             return _refusal(400, "invalid_request", "'duration_seconds' must be an integer of 0 or more.")
-        if not isinstance(session_id, str) or not self._server.ledger.end(session_id, seconds):
+        ticks = self._server.ledger.end(session_id, seconds)
+        if ticks is None:
             return _refusal(404, "not_found", "There is no such session, or it has ended.")
-        return _json({"status": "ended"})
+        return self._charged({"status": "ended"}, ticks)
 
     def _allowed(self, request: Request) -> bool:
         return self._server.ledger.admits(_credential(request, []), minted=False)
@@ -189,6 +227,7 @@ class Front:
     routes: ClassVar[Mapping[tuple[str, str], Callable[[Front, Request], Response]]] = {
         ("GET", "/"): _status,
         ("GET", "/journal"): _journal,
+        ("GET", "/ledger"): _ledger,
         ("GET", "/v1/convai/conversation/get-signed-url"): _signed_url,
         ("POST", "/v1/realtime/client_secrets"): _client_secret,
         ("POST", "/qai/v1/realtime/session"): _mint,
@@ -230,5 +269,11 @@ def _refusal(status: int, code: str, message: str) -> Response:
     return _json({"error": {"message": message, "type": code, "code": code}}, status)
 
 
-def _unauthorised() -> Response:
+def _unauthorised(code: str = "invalid_key") -> Response:
+    if code == "EPHEMERAL_EXPIRED":
+        return _refusal(401, code, "The token has expired; refresh the session, or mint a new one.")
     return _refusal(401, "invalid_key", "The key is not valid for this server; it was started with --key.")
+
+
+def _no_money() -> Response:
+    return _refusal(402, "INSUFFICIENT_BALANCE", "The balance does not pay for another minute.")

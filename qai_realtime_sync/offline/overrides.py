@@ -38,9 +38,15 @@ class Wanted:
     events: frozenset[str] = DEFAULT_EVENTS | _ALWAYS | {"agent_response_correction"}
 
 
-def wanted(message: Mapping[str, Any], prompt: str) -> Wanted:
-    """Read a ``conversation_initiation_client_data`` for an agent with this prompt. Raises: RefusedError with the ``error_type``."""
+def wanted(message: Mapping[str, Any], prompt: str, locked: bool = False) -> Wanted:
+    """Read a ``conversation_initiation_client_data`` for an agent with this prompt; a ``locked`` one allows no override.
+
+    Raises: RefusedError with the ``error_type``.
+    """
     override = _part(message, "conversation_config_override", "")
+    if locked:
+        for name, part in override.items():
+            _only(part if isinstance(part, Mapping) else {}, (), name)
     _only(override, ("agent", "asr", "tts", "conversation", "turn"), "conversation_config_override")
     agent = _part(override, "agent", "agent")
     _only(agent, ("first_message", "language", "prompt", "native_mcp_server_ids"), "agent")

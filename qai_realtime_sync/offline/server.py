@@ -21,8 +21,9 @@ from qai_realtime_sync.offline.gemini import GeminiSpelling
 from qai_realtime_sync.offline.http_server import HttpServer
 from qai_realtime_sync.offline.items import Item
 from qai_realtime_sync.offline.journal import Journal
-from qai_realtime_sync.offline.ledger import Ledger, RateLimit
+from qai_realtime_sync.offline.ledger import Ledger, RateLimit, Tariff
 from qai_realtime_sync.offline.line import Line
+from qai_realtime_sync.offline.metering import Meter, meter
 from qai_realtime_sync.offline.openai import OpenAISpelling
 from qai_realtime_sync.offline.script import Script
 from qai_realtime_sync.offline.spelling import Spelling, Terms
@@ -59,6 +60,11 @@ class RealtimeServer:
     ends every session after so many seconds; ``rate_limit`` is how many answers there are in a minute. ``dialect`` is what the paths of
     the OpenAI family speak, and whose address `ws_url` is; the paths of ElevenLabs and Gemini are there always.
 
+    The rest is about minted sessions and money, see `ledger.Tariff`: ``token_life`` in seconds; ``cut_expired`` ends a running call whose
+    token was not refreshed in time (else only the next upgrade notices); ``balance_ticks`` runs out: then minting is refused with 402, and
+    a running call closed with ``insufficient balance``; ``ticks_per_minute`` is the price, ``minute`` how long that is; ``mint_rate_limit``
+    how many sessions may be minted in one. `ledger` tells what was minted, refreshed, connected and ended.
+
     Raises: `ConfigError` for a wrong option, from the constructor.
     """
 
@@ -76,6 +82,12 @@ class RealtimeServer:
         session_cap: float | None = None,
         rate_limit: int | None = None,
         voice: Voice | None = None,
+        token_life: float = 300.0,
+        cut_expired: bool = False,
+        balance_ticks: int | None = None,
+        ticks_per_minute: int = 500_000_000,
+        minute: float = 60.0,
+        mint_rate_limit: int | None = None,
     ) -> None:
         if dialect not in DIALECTS:
             raise ConfigError(
@@ -91,7 +103,18 @@ class RealtimeServer:
         self._context, self.certificate = server_context(tls)
         self._light, self._voice = light, voice
         self._limit = RateLimit(rate_limit)
-        self.ledger = Ledger(key)
+        self.ledger = Ledger(
+            key,
+            Tariff(
+                token_life=token_life,
+                cut_expired=cut_expired,
+                balance_ticks=balance_ticks,
+                ticks_per_minute=ticks_per_minute,
+                minute=minute,
+                mint_rate_limit=mint_rate_limit,
+            ),
+        )
+        self.mints = RateLimit(mint_rate_limit, seconds=minute)
         self._journal = Journal()
         self._lock = threading.Lock()  # guards the four below
         self._lines: dict[int, tuple[Line, Conversation]] = {}
@@ -221,6 +244,7 @@ class RealtimeServer:
         admitted: bool,
         beta: bool,
         query: Mapping[str, str],
+        session_id: str = "",
     ) -> None:
         """Serve one WebSocket until it is over; called in the thread of its request."""
         assert self._voice is not None
@@ -261,13 +285,20 @@ class RealtimeServer:
             self._lines[number] = (line, conversation)
             self._kept = [*self._kept[1 - _MOST_REMEMBERED :], (number, conversation)]
         cap = self._cap_timer(spelling, number)
+        self.ledger.connected(session_id)
+
+        def hang_up(code: int, reason: str) -> None:
+            spelling.hang_up(code, reason)
+            spelling.flush()
+
+        watch = meter(self.ledger, session_id, path, number, hang_up)
         try:
             spelling.begin(conversation)
             line.run(spelling.receive)
         finally:
             code, reason = line.ending
             self._journal.note(number, "received", "closed", {"code": code, "reason": reason})
-            self._part(number, conversation, spelling, cap)
+            self._part(number, conversation, spelling, cap, watch)
 
     def _keep(self, handle: str, conversation: Conversation) -> None:
         with self._lock:
@@ -288,10 +319,13 @@ class RealtimeServer:
         timer.start()
         return timer
 
-    def _part(self, number: int, conversation: Conversation, spelling: Spelling, cap: threading.Timer | None) -> None:
+    def _part(
+        self, number: int, conversation: Conversation, spelling: Spelling, cap: threading.Timer | None, watch: Meter | None
+    ) -> None:
         if cap is not None:
             cap.cancel()
-        for thread in [*spelling.end(), *conversation.close(), *([cap] if cap is not None else [])]:
+        watching = [watch.end()] if watch is not None else []
+        for thread in [*spelling.end(), *conversation.close(), *([cap] if cap is not None else []), *watching]:
             with contextlib.suppress(RuntimeError):  # a thread that was never started cannot be joined
                 thread.join(1.0)
         with self._lock:

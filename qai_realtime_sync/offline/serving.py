@@ -31,6 +31,12 @@ def serve(
     pace: float = 4.0,
     session_cap: float | None = None,
     rate_limit: int | None = None,
+    token_life: float = 300.0,
+    cut_expired: bool = False,
+    balance_ticks: int | None = None,
+    ticks_per_minute: int = 500_000_000,
+    minute: float = 60.0,
+    mint_rate_limit: int | None = None,
     ready_fd: int | None = None,
     say: Callable[[str], Any] | None = None,
 ) -> int:
@@ -52,6 +58,12 @@ def serve(
         pace=pace,
         session_cap=session_cap,
         rate_limit=rate_limit,
+        token_life=token_life,
+        cut_expired=cut_expired,
+        balance_ticks=balance_ticks,
+        ticks_per_minute=ticks_per_minute,
+        minute=minute,
+        mint_rate_limit=mint_rate_limit,
     )
     # A signal's number arrives on the pair whatever Python is doing, so that nothing runs inside a handler.
     told, telling = socket.socketpair()
@@ -93,6 +105,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pace", type=float, default=4.0, help="how much faster than it plays sound is sent (default: %(default)s)")
     parser.add_argument("--session-cap", type=float, help="seconds after which every session ends")
     parser.add_argument("--rate-limit", type=int, help="answers per minute")
+    parser.add_argument("--token-life", type=float, default=300.0, help="seconds that a minted token lives (default: %(default)s)")
+    parser.add_argument("--cut-expired", action="store_true", help="end a running call when its token was not refreshed in time")
+    parser.add_argument("--balance-ticks", type=int, help="what the account has; sessions cost of it (default: enough for ever)")
+    parser.add_argument("--ticks-per-minute", type=int, default=500_000_000, help="price of a begun minute (default: %(default)s)")
+    parser.add_argument("--minute", type=float, default=60.0, help="seconds in a minute of bill and limits (default: %(default)s)")
+    parser.add_argument("--mint-rate-limit", type=int, help="sessions that may be minted in a minute")
     parser.add_argument("--tls", action="store_true", help="TLS with a certificate made on the fly (needs trustme)")
     parser.add_argument("--tls-cert", help="TLS with this certificate (PEM)")
     parser.add_argument("--tls-key", help="its key (PEM)")
@@ -102,7 +120,8 @@ def options(parsed: argparse.Namespace) -> dict[str, Any]:
     """Return the keyword arguments of `serve`. Raises: `ConfigError` if only one of certificate and key is given."""
     if bool(parsed.tls_cert) != bool(parsed.tls_key):
         raise ConfigError("--tls-cert and --tls-key belong together", code="invalid_tls")
-    names = ("host", "port", "key", "light", "dialect", "script", "pace", "session_cap", "rate_limit")
+    names: tuple[str, ...] = ("host", "port", "key", "light", "dialect", "script", "pace", "session_cap", "rate_limit")
+    names += ("token_life", "cut_expired", "balance_ticks", "ticks_per_minute", "minute", "mint_rate_limit")
     tls = (parsed.tls_cert, parsed.tls_key) if parsed.tls_cert else parsed.tls
     return {**{name: getattr(parsed, name) for name in names}, "tls": tls}
 

@@ -222,6 +222,8 @@ def _failure(error: Exception, host: str, *, late: bool) -> RealtimeError:
         )
     if isinstance(error, requests.exceptions.InvalidSchema):
         return ConfigError("a SOCKS proxy needs PySocks: pip install 'qai-realtime-sync[proxy]'", code="missing_dependency")
+    if isinstance(error, requests.ConnectionError) and "NewConnectionError" in repr(error) or "NameResolutionError" in repr(error):
+        return ConnectError(f"no connection to {host}: {_reason(error)}", code="unreachable")  # nothing was sent: it may be tried again
     if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError)):
         return ConnectError(f"no answer from {host}: {_reason(error)}")
     if isinstance(error, OSError) and "TLS CA certificate" in str(error):

@@ -100,7 +100,8 @@ def test_subtitles_are_in_order_of_time_and_never_empty() -> None:
 def test_markdown_is_for_people() -> None:
     """Both sides, what tools were asked and said, and where an answer was cut."""
     assert Conversation([spoken(), cut_off()]).to_markdown() == (
-        '## 1 (0:01)\n\n**User:** Is it raining?\n\n- `get_weather({"city": "Oslo"})` → `` rain `now` ``\n\n**Assistant:** Yes, in Oslo.\n\n'
+        '## 1 (0:01)\n\n**User:** Is it raining?\n\n- `get_weather({"city": "Oslo"})` → `` rain `now` ``\n\n'
+        "**Assistant:** Yes, in Oslo.\n\n"
         "## 2 (0:06)\n\n**User:** Tell me more\n\n**Assistant:** one two …\n\n*(interrupted after 0.5 s)*\n\n"
     )
     unanswered = Turn(number=1, tool_calls=[ToolCall(name="f", call_id="c")], interrupted=True)
@@ -164,6 +165,23 @@ def test_of_two_answers_of_a_turn_the_first_was_heard_whole_and_the_second_in_pa
     assert turns.snapshot()[0].heard == "Let me look. It rains cats"
     turns.told(ItemTruncated(item_id="r2", audio_end_ms=1000, transcript="It rains"), 3.1)
     assert turns.snapshot()[0].heard == "Let me look. It rains"
+
+
+def test_a_new_connection_may_number_its_answers_anew() -> None:
+    """The same response id on another connection is another answer; what still plays of the old one can be interrupted."""
+    turns = Turns()
+    turns.sent(SendText(text="a"), 0.0)
+    answered(turns, "1", 1.0, "one two three four", "")
+    turns.sounds("1", 1.0, 0.0)
+    turns.told(ResponseDone(response_id="1"), 1.1)
+    turns.connected(None)
+    turns.told(PlaybackStopped(response_id="1", heard_ms=500, received_ms=1000, reason="barge_in"), 1.5)
+    turns.sent(SendText(text="b"), 2.0)
+    answered(turns, "1", 3.0, "five", "")
+    assert [(turn.user, turn.assistant, turn.heard, turn.first_audio_at) for turn in turns.snapshot()] == [
+        ("a", "one two three four", "one two", 1.0),
+        ("b", "five", "five", 3.0),
+    ]
 
 
 def test_the_first_words_are_noted_once() -> None:

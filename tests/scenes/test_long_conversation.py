@@ -40,6 +40,7 @@ class Talk:
     wire: Wire
     expected: list[tuple[str, str, bool]] = attrs.field(factory=list)
     reconnects: int = 0
+    quiet: float = 0.5  # seconds of silence after speech: as much as the service wants before it answers
 
     def typed(self, words: str, answer: str) -> None:
         """Ask in writing and hear the answer out."""
@@ -50,7 +51,7 @@ class Talk:
     def spoken(self) -> None:
         """Ask by voice and hear the answer out."""
         self.expected.append(("(speech)", "I heard that.", False))
-        self.client.send_audio_from(speech(0.5), pace=True)
+        self.client.send_audio_from(speech(0.5, quiet=self.quiet), pace=True)
         self._hear_out()
 
     def interrupted(self, number: int) -> None:
@@ -79,7 +80,7 @@ def hold(one: Stage, folder: pathlib.Path, rounds: int, reconnects: int, interru
     client = one.client(dialer=wire)
     client.play_to(room)
     client.record_to(Recorder(folder))
-    talk = Talk(client, Seen(client), room, wire)
+    talk = Talk(client, Seen(client), room, wire, quiet=1.0 if one.dialect == "elevenlabs" else 0.5)
     with client:
         for number in range(rounds):
             if number < reconnects:
