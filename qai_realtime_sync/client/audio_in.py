@@ -47,7 +47,7 @@ class AudioIn(Speaking):
         """
         call = self._call
         call.check_process()
-        call.check_not_in_handler("send_audio_from")
+        call.delivery.check_not_in_handler("send_audio_from")
         if call.reader is None:
             raise NotConnectedError("the sound cannot be sent: call connect() first, or use `with client:`")
         target = call.config.input_audio

@@ -1,37 +1,32 @@
-"""One live conversation as its threads see it: what they share, how events are delivered, how commands go out.
+"""One live conversation as its threads see it: what they share.
 
 Threads hold a `Call`, never the public `RealtimeClient`, so that a client that nobody refers to any more can be collected.
-
-Handlers run one at a time and in order. The reader delivers what the service says; what other threads have to tell (a tool that failed,
-playback that was stopped by the program) is delivered by them through the same queue. Whoever holds the delivery token runs handlers;
-the reader waits for the token, other threads leave their event to its holder.
 """
 
 from __future__ import annotations
 
 import collections
-import itertools
 import logging
 import os
-import secrets
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from qai_realtime_sync.client.delivery import Delivery
 from qai_realtime_sync.client.handlers import Handlers, Registration
 from qai_realtime_sync.client.lane import Lane
 from qai_realtime_sync.client.lifecycle import Lifecycle
 from qai_realtime_sync.client.mutation import Mutations
 from qai_realtime_sync.client.options import Options
 from qai_realtime_sync.client.outbox import Outbox
-from qai_realtime_sync.client.reactions import react
+from qai_realtime_sync.client.posting import Posting
 from qai_realtime_sync.client.renewal import Renewal
 from qai_realtime_sync.client.sender import Sender, Timer
 from qai_realtime_sync.client.sound import SoundPath
 from qai_realtime_sync.client.waiting import Waiting
-from qai_realtime_sync.commands import CancelResponse, Command, CommitAudio, CreateResponse, SendAudio, SendFunctionResult
+from qai_realtime_sync.commands import Command, SendFunctionResult
 from qai_realtime_sync.config import UNSET, RealtimeConfig, Tool, TurnDetection
 from qai_realtime_sync.conversation.metrics import Meter, Metrics
 from qai_realtime_sync.conversation.playback import Playback
@@ -41,12 +36,8 @@ from qai_realtime_sync.conversation.turns import Turns
 from qai_realtime_sync.errors import (
     ConfigError,
     ForkedClientError,
-    NotConnectedError,
-    OutboxFullError,
-    RealtimeError,
-    UnsupportedCommandError,
 )
-from qai_realtime_sync.events import Closed, ErrorReceived, Event, FunctionCall, HandlerFailed, SessionReady, StateChanged
+from qai_realtime_sync.events import ErrorReceived, Event, FunctionCall, HandlerFailed, SessionReady, StateChanged
 
 if TYPE_CHECKING:
     from qai_realtime_sync.client.access import Access
@@ -88,6 +79,10 @@ class Call:
         self.connected_at = 0.0
         self.ended_at: float | None = None
         self.replaying = False
+        self.delivery = Delivery(self)
+        self.deliver, self.announce, self.tell = self.delivery.deliver, self.delivery.announce, self.delivery.tell
+        self.posting = Posting(self)
+        self.submit, self.submit_quietly = self.posting.submit, self.posting.submit_quietly
         self.handlers = Handlers(self._in_background, self.handler_failed)
         self.waiting = Waiting()
         self.asking = threading.Lock()  # a turnstile, no guard: one `ask` at a time
@@ -98,7 +93,7 @@ class Call:
             drop_oldest_audio=options.overflow == "drop_oldest",
             sent=self._was_sent,
             blocked=self._socket_full,
-            still_wanted=self._may_leave,
+            still_wanted=self.posting.may_leave,
         )
         self.sender = Sender(self.clock, self._flush)
         self.lane = Lane("qai-lane")
@@ -132,18 +127,7 @@ class Call:
         self.reader: threading.Thread | None = None
         self.access: Access | None = None
         self.observers: tuple[Callable[[Event | Command, float], None], ...] = ()
-        self._settling = 0  # results that are between "given" and "sent"; guarded by lock
-        self._ids = itertools.count(1)
-        self._commit_answered = False  # sound was committed, and the service answers that by itself
-        self._prefix = secrets.token_hex(3)
-        self._commands: collections.OrderedDict[str, Command] = collections.OrderedDict()
-        self._delivery_lock = threading.Lock()  # guards _due, _delivering and _patient; taken twice per event, so without detour
-        self._delivery = threading.Condition(self._delivery_lock)
-        self._patient = 0  # threads that wait for the token
-        self._due: collections.deque[Event] = collections.deque()
-        self._delivering: int | None = None
         self._untold_states: collections.deque[StateChanged] = collections.deque()  # guarded by lock
-        self._told_end = False  # belongs to who holds the delivery token
 
     @property
     def billing(self) -> Billing | None:
@@ -165,91 +149,12 @@ class Call:
                 "process, after the fork (in gunicorn without --preload or in post_fork, in Celery in the task)"
             )
 
-    def check_not_in_handler(self, what: str) -> None:
-        """Raises: `RealtimeError` in a handler, where waiting would wait for itself."""
-        if self._delivering == threading.get_ident() or self.reader is threading.current_thread():
-            raise RealtimeError(
-                f"{what} cannot wait in a handler: the events it waits for come on this very thread; "
-                "register the handler with background=True, or do it in another thread",
-                code="called_in_handler",
-            )
-
-    @property
-    def in_delivery(self) -> bool:
-        """True on the thread that runs handlers just now, and on the reader."""
-        return self._delivering == threading.get_ident() or self.reader is threading.current_thread()
-
-    # -- commands -------------------------------------------------------------------------------------------------------------
-
-    def submit(self, command: Command) -> str:
-        """Send a command, or hold it until it may be sent. Return its event id.
-
-        Raises: `UnsupportedCommandError`, `OutboxFullError`, `NotConnectedError`.
-        """
-        if not isinstance(command, SendAudio):
-            self.remember(command)
-        if isinstance(command, CreateResponse):
-            if not self._is_answered(command):
-                self._request(command)
-        elif isinstance(command, CancelResponse):
-            self._post_all(self.responses.cancel(command))
-        else:
-            self._post(command)
-            if isinstance(command, CommitAudio):
-                self._commit_answered = self.dialect is not None and CommitAudio in self.dialect.traits.answers_by_itself
-        return command.event_id
-
-    def _is_answered(self, command: CreateResponse) -> bool:
-        """The service answers what was committed by itself; a request for the same answer would interrupt it."""
-        answered, self._commit_answered = self._commit_answered, False
-        return answered and not command.after_text and command == CreateResponse(event_id=command.event_id)
-
-    def submit_quietly(self, commands: Iterable[Command]) -> None:
-        """Send commands of the client's own; what cannot be sent is logged, because no caller is there to be told."""
-        for command in commands:
-            try:
-                self.submit(command)
-            except (NotConnectedError, UnsupportedCommandError) as error:
-                log.debug("%s was not sent: %s", command.command_name, error)
-            except OutboxFullError as error:
-                log.warning("%s was not sent: %s", command.command_name, error)
-
-    def answer_call(self, command: SendFunctionResult, *, respond: bool) -> str:
-        """Send a tool's result and, when it is the last one of its answer, the request for the next answer."""
-        self.remember(command)
-        with self.lock:
-            self._settling += 1
-        try:
-            if self.calls.answer(command):
-                self._give(command, respond)
-        finally:
-            with self.lock:
-                self._settling -= 1
-        self.settled()
-        return command.event_id
-
-    def _give(self, command: SendFunctionResult, respond: bool) -> None:
-        try:
-            self.submit(command)
-        except RealtimeError:
-            self.calls.not_sent(command.call_id)
-            raise
-        # Only now, and not with the result: the request must not overtake the result that another thread is about to give.
-        for request in self.calls.sent(command.call_id, respond=respond):
-            self.submit(request)
-
-    def follow_tools(self, event: Event) -> None:
-        """Let the tools see an event; what they answer by themselves goes out."""
-        for command in self.calls.told(event):
-            if isinstance(command, SendFunctionResult):
-                self._answer_quietly(command)
-            else:
-                self.submit_quietly([command])
+    # -- what is going on ------------------------------------------------------------------------------------------------
 
     @property
     def is_busy(self) -> bool:
         """True while an answer runs, was asked for, or will be when a tool has answered."""
-        return self.responses.is_busy or self.calls.is_busy or self._settling > 0
+        return self.responses.is_busy or self.calls.is_busy or self.posting.settling > 0
 
     @property
     def is_quiet(self) -> bool:
@@ -312,147 +217,7 @@ class Call:
         self.calls.add(tool)
         self.config = attrs.evolve(self.config, tools=[*self.config.tools, tool])
 
-    def remember(self, command: Command) -> None:
-        """Give a command its id and keep it for a while, so that an error that names it can be tied to it."""
-        if not command.event_id:
-            command.event_id = f"evt_{self._prefix}_{next(self._ids)}"
-        self._commands[command.event_id] = command
-        while len(self._commands) > _REMEMBERED:
-            self._commands.popitem(last=False)
-
-    def command_of(self, event_id: str) -> Command | None:
-        """The command that was sent with this id, if it is not long ago."""
-        return self._commands.get(event_id) if event_id else None
-
-    def _request(self, command: CreateResponse) -> None:
-        for allowed in self.responses.request(command):
-            try:
-                self._post(allowed)
-            except RealtimeError:
-                self.post_held(self.responses.withdraw(command))
-                raise
-
-    def _post_all(self, commands: Iterable[Command]) -> None:
-        for command in commands:
-            self._post(command)
-
-    def post_held(self, commands: Iterable[Command]) -> None:
-        """Send requests whose turn has come; they were checked when they were made."""
-        waiting = collections.deque(commands)
-        while waiting:
-            command = waiting.popleft()
-            try:
-                self._post(command)
-            except RealtimeError as error:
-                log.warning("a held request for an answer was not sent: %s", error)
-                if isinstance(command, CreateResponse):
-                    waiting.extend(self.responses.withdraw(command))
-
-    def _may_leave(self, command: Command) -> bool:
-        return not isinstance(command, CreateResponse) or self.responses.may_leave(command)
-
-    def _socket_full(self) -> None:
-        self.sender.wake()
-
-    def _post(self, command: Command) -> None:
-        if not isinstance(command, SendAudio):
-            self.remember(command)
-        self.outbox.put(command)
-
-    def _was_sent(self, command: Command) -> None:
-        if self.replaying:
-            return  # what handlers send goes nowhere; what was sent then is in the recording
-        at = self.clock() - self.connected_at
-        self.turns.sent(command, at)
-        for observe in self.observers:
-            observe(command, self.clock())
-
-    def _flush(self, timeout: float) -> None:
-        connection = self.connection
-        if connection is not None:
-            connection.flush(timeout)
-        self.outbox.flushed()
-
-    # -- events ---------------------------------------------------------------------------------------------------------------
-
-    def deliver(self, events: Iterable[Event]) -> None:
-        """Hand events to the client's own parts and to the handlers; for the reader, which waits its turn."""
-        me = threading.get_ident()
-        with self._delivery_lock:
-            while self._delivering is not None and self._delivering != me:
-                self._patient += 1
-                self._delivery.wait()
-                self._patient -= 1
-            if self._delivering == me or self._due:
-                self._due.extend(events)
-                events = ()
-            if self._delivering == me:
-                return
-            self._delivering = me
-        for event in events:  # nothing is due before them: no detour through the queue
-            self._hand_out(event)
-        with self._delivery_lock:
-            if not self._due and not self._patient:
-                self._delivering = None
-                return
-        self._drain()
-
-    def retell(self, events: Iterable[Event]) -> None:
-        """Tell the events of a recording, in the caller's thread: the handlers hear them, and nothing reacts."""
-        with self._delivery_lock:
-            while self._delivering is not None:
-                self._patient += 1
-                self._delivery.wait()
-                self._patient -= 1
-            self._delivering = threading.get_ident()
-        try:
-            for event in events:
-                self._retell(event)
-        finally:
-            with self._delivery_lock:
-                self._due.clear()  # `Closed` was the last event
-                self._delivering = None
-                self._delivery.notify_all()
-
-    def _retell(self, event: Event) -> None:
-        if event.__class__ is Closed:
-            self._told_end = True
-            self.ended_at = self.clock()
-        self.tell(event)
-        while not self._told_end:
-            with self._delivery_lock:
-                if not self._due:
-                    return
-                caused = self._due.popleft()
-            self.tell(caused)  # a handler of the recorded event failed, or closed the client
-
-    def retell_state(self, event: StateChanged) -> None:
-        """Be in the state that a recording tells of."""
-        with self.lock:
-            if not self.closing:
-                self.lifecycle.state = event.new
-
-    def announce(self, event: Event) -> None:
-        """Tell something from any thread; never waits for a handler.
-
-        Handlers run on threads of the client only: the program's may hold a lock that a handler wants, and the sender keeps the
-        connection alive. Where no handler runs just now, the lane takes over.
-        """
-        with self._delivery:
-            self._due.append(event)
-            if self._delivering is not None:
-                return
-        if threading.current_thread() is self.lane.thread:
-            self._deliver_due()
-        else:
-            self.lane.post(self._deliver_due)
-
-    def _deliver_due(self) -> None:
-        with self._delivery:
-            if self._delivering is not None or not self._due:
-                return
-            self._delivering = threading.get_ident()
-        self._drain()
+    # -- states --------------------------------------------------------------------------------------------------------------
 
     def to_state(self, new: str) -> StateChanged | None:
         """Make a transition of the life cycle; the caller delivers the event."""
@@ -466,7 +231,7 @@ class Call:
             self._untold_states.append(changed)
         return changed
 
-    def _states_until(self, event: StateChanged) -> list[StateChanged]:
+    def states_until(self, event: StateChanged) -> list[StateChanged]:
         """Return the transitions up to this one that were not told: two threads may tell theirs in another order than they made them."""
         with self.lock:
             due = []
@@ -474,52 +239,28 @@ class Call:
                 due.append(self._untold_states.popleft())
             return due
 
-    def _drain(self) -> None:
-        while True:
-            with self._delivery_lock:
-                if not self._due:
-                    self._delivering = None
-                    if self._patient:
-                        self._delivery.notify_all()
-                    return
-                event = self._due.popleft()
-            self._hand_out(event)
+    def retell_state(self, event: StateChanged) -> None:
+        """Be in the state that a recording tells of."""
+        with self.lock:
+            if not self.closing:
+                self.lifecycle.state = event.new
 
-    def _hand_out(self, event: Event) -> None:
-        """React to one event and tell it, then what that caused; the caller holds the delivery token."""
-        if self._told_end:
-            return  # `Closed` is the last event
-        if event.__class__ is StateChanged:
-            for state in self._states_until(event):
-                self._hand_out_one(state)
-        else:
-            self._hand_out_one(event)
+    # -- what other parts call back ---------------------------------------------------------------------------------------
 
-    def _hand_out_one(self, event: Event) -> None:
-        if event.__class__ is Closed:
-            self._told_end = True
-            self.ended_at = self.clock()
-        caused: Sequence[Event] | None = ()
-        try:
-            caused = react(self, event)
-        except Exception:  # a bug of ours must not end the conversation, nor keep the event from the program
-            log.exception("the client's own part in the event %s failed", event.event_name)
-        if caused is None:
-            return  # void: not for anybody's ears
-        try:
-            self.tell(event)
-        except Exception:  # of an observer; handlers' own failures do not come here
-            log.exception("the event %s could not be delivered", event.event_name)
-        for one in caused:
-            self._hand_out(one)
+    def _socket_full(self) -> None:
+        self.sender.wake()
 
-    def tell(self, event: Event) -> None:
-        """Wake who waits for the event, then call its handlers; on the thread that delivers."""
-        self.waiting.offer(event)
-        if self.observers:
-            for observe in self.observers:
-                observe(event, self.clock())
-        self.handlers.dispatch(event)
+    def _was_sent(self, command: Command) -> None:
+        if self.replaying:
+            return  # what handlers send goes nowhere; what was sent then is in the recording
+        for observe in self.observers:
+            observe(command, self.clock())
+
+    def _flush(self, timeout: float) -> None:
+        connection = self.connection
+        if connection is not None:
+            connection.flush(timeout)
+        self.outbox.flushed()
 
     def _in_background(self, registration: Registration, event: Event) -> None:
         self.lane.post(lambda: self.handlers.run_later(registration, event))
@@ -559,13 +300,7 @@ class Call:
     # -- tools ----------------------------------------------------------------------------------------------------------------
 
     def _tool_answered(self, call: FunctionCall, output: str, is_error: bool) -> None:
-        self._answer_quietly(SendFunctionResult(call_id=call.call_id, output=output, name=call.name, is_error=is_error))
-
-    def _answer_quietly(self, command: SendFunctionResult) -> None:
-        try:
-            self.answer_call(command, respond=True)
-        except RealtimeError as error:
-            log.warning("the result of %s was not sent: %s", command.name, error)
+        self.posting.answer_quietly(SendFunctionResult(call_id=call.call_id, output=output, name=call.name, is_error=is_error))
 
     def _is_theirs(self, name: str) -> bool:
         return self.handlers.any_for(FunctionCall) or any(_tool_name(tool) == name for tool in self.config.tools)

@@ -39,7 +39,7 @@ def close(call: Call, code: int, reason: str, timeout: float) -> None:
             call.over.wait(timeout)
             join(call, deadline)
         return
-    if call.in_delivery:
+    if call.delivery.in_delivery:
         if first:
             call.close_from_handler()
         return

@@ -100,7 +100,7 @@ class Listening:
         call = self._call
         call.check_process()
         cls = event_class(event)
-        call.check_not_in_handler("wait_for")
+        call.delivery.check_not_in_handler("wait_for")
         return call.waiting.wait_for(cls, timeout, where, lambda: f"the conversation is {call.lifecycle.state}")
 
     def events(self, size: int = 10_000) -> Iterator[Event]:
@@ -118,7 +118,7 @@ class Listening:
         """
         call = self._call
         call.check_process()
-        call.check_not_in_handler("next_event")
+        call.delivery.check_not_in_handler("next_event")
         if self._stream is None:
             self._stream = call.waiting.stream(look_back=True)
         return self._stream.next(timeout)

@@ -98,7 +98,7 @@ class Mutations:
     def submit(self, fields: dict[str, Any], extra: Mapping[str, Any] | None, bridge: str | None, timeout: float) -> ContextMutation:
         """Take a change that was checked; try it at once if nothing runs."""
         names = frozenset(fields) | {f"extra.{key}" for key in extra or {}}
-        mutation = ContextMutation(names, self._call.check_not_in_handler)
+        mutation = ContextMutation(names, self._call.delivery.check_not_in_handler)
         superseded: list[ContextMutation] = []
         with self._lock:
             change = _Change(dict(fields), dict(extra or {}), bridge, timeout, [mutation])

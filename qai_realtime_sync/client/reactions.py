@@ -91,7 +91,7 @@ def _session_ready(call: Call, event: SessionReady) -> list[Event]:
     call.void.clear()
     call.outbox.open(connection)
     call.mutations.ready()
-    call.post_held(call.responses.next())
+    call.posting.post_held(call.responses.next())
     call.opened.set()
     return [opened]
 
@@ -120,13 +120,13 @@ def _ping(call: Call, event: Ping) -> list[Event]:
 
 
 def _error(call: Call, event: ErrorReceived) -> list[Event]:
-    event.command = call.command_of(event.caused_by)
+    event.command = call.posting.command_of(event.caused_by)
     call.last_error = event
     call.mutations.refused(event)
-    call.post_held(call.responses.told(event))
+    call.posting.post_held(call.responses.told(event))
     if event.code == BUSY:
         # Its end brings the held request; if it never shows, the request must not be held for ever.
-        call.sender.after(_BUSY_FOR, lambda: call.post_held(call.responses.unblock()))
+        call.sender.after(_BUSY_FOR, lambda: call.posting.post_held(call.responses.unblock()))
     return []
 
 
@@ -170,14 +170,14 @@ def _audio_done(call: Call, event: AudioDone) -> list[Event]:
 
 
 def _response_created(call: Call, event: ResponseCreated) -> list[Event]:
-    call.post_held(call.responses.told(event))
+    call.posting.post_held(call.responses.told(event))
     return []
 
 
 def _response_done(call: Call, event: ResponseDone) -> list[Event]:
     call.meter.told(event)
-    call.post_held(call.responses.told(event))
-    call.follow_tools(event)
+    call.posting.post_held(call.responses.told(event))
+    call.posting.follow_tools(event)
     call.sound.incoming_end()  # of an answer that was cut off: what the filter still holds must not begin the next one
     if call.playback is not None:
         call.playback.told(event)
@@ -211,7 +211,7 @@ def _interrupted(call: Call, event: Interrupted) -> list[Event]:
 
 
 def _tool(call: Call, event: Event) -> list[Event]:
-    call.follow_tools(event)
+    call.posting.follow_tools(event)
     return []
 
 

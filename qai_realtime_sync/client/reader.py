@@ -202,7 +202,7 @@ class Reader:
         assert call.dialect is not None
         self._state("handshaking")
         for command in first:
-            call.remember(command)
+            call.posting.remember(command)
             for frame in call.dialect.encode(command):
                 connection.send(frame)
 

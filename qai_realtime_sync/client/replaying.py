@@ -46,7 +46,7 @@ def replay(call: Call, folder: str | os.PathLike[str], speed: float | None, wait
     call.outbox.speak(_Nowhere())
     call.outbox.open(_Nowhere())
     try:
-        call.retell(_Retelling(call, recording, speed, wait).events())
+        call.delivery.retell(_Retelling(call, recording, speed, wait).events())
     finally:
         call.outbox.end()
         call.pool.stop()

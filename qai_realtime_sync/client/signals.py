@@ -64,5 +64,15 @@ class _Guard:
 
     def _run(self) -> None:
         number = self._told.get()
-        close_all()
-        os.kill(os.getpid(), number)  # handled in the main thread: only there may a handler be changed
+        try:
+            close_all()
+        finally:  # the process was told to end: no failure of ours may keep it
+            self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        """Let the main thread have the signal again: only there may a handler be changed, and only a signal of its own wakes it surely."""
+        main = threading.main_thread().ident
+        if main is not None and hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(main, number)
+        else:
+            os.kill(os.getpid(), number)

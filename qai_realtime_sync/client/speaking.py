@@ -166,7 +166,7 @@ class Speaking:
         """
         call = self._call
         call.check_process()
-        call.check_not_in_handler("ask")
+        call.delivery.check_not_in_handler("ask")
         deadline = monotonic() + timeout
         # A conversation has one answer at a time: a second thread's question waits for the end of the first one's.
         if not call.asking.acquire(timeout=max(0.0, timeout)):
@@ -258,7 +258,7 @@ class Speaking:
         call = self._call
         call.check_process()
         call.waiting.mark()
-        return call.answer_call(
+        return call.posting.answer_call(
             SendFunctionResult(call_id=call_id, output=plain, name=name, is_error=is_error), respond=respond
         )
 
@@ -325,7 +325,7 @@ class Speaking:
         """
         call = self._call
         call.check_process()
-        call.check_not_in_handler("drain")
+        call.delivery.check_not_in_handler("drain")
         if not call.outbox.drain(timeout):
             raise RealtimeTimeoutError(f"{call.outbox.counts.waiting} commands still wait to be sent after {timeout:g} s")
 

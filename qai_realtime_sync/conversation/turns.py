@@ -32,7 +32,7 @@ from qai_realtime_sync.events import (
 )
 from qai_realtime_sync.turns import ToolCall, Turn, words_heard
 
-__all__ = ["FOLLOWED", "Turns"]
+__all__ = ["FOLLOWED", "NOTED_BEFORE", "Turns"]
 
 _REMEMBERED = 1000
 _SAME_RUN = 0.002  # seconds: sound that begins this near to the end of the last piece goes on from there
@@ -355,6 +355,9 @@ _ROWS: dict[type[Event], Callable[[Turns, Any, float], _Open | None]] = {
     ItemTruncated: Turns._truncated,
     ResponseDone: Turns._done,
 }
+
+NOTED_BEFORE: Final = (SendText, SendFunctionResult)
+"""The commands that `Turns.sent` is told of before they leave."""
 
 FOLLOWED: Final = frozenset(_ROWS)
 """The events that `Turns.told` has something to learn from."""

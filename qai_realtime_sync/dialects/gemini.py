@@ -85,6 +85,7 @@ class Gemini(Dialect):
         self.created = self.sounded = self.was_interrupted = False  # of this turn
         self.text = self.model_text = self.user_text = ""  # written answer, transcript of the answer, of the user, so far
         self.input_turn = ""  # the turn that the user's transcript belongs to, "" while there is none
+        self.user_before = 0  # characters of it that came before the answer began
         # calls
         self.made_up = 0
         self.partial: dict[str, Any] = {}  # call id -> arguments so far
@@ -174,6 +175,7 @@ class Gemini(Dialect):
         if self.created:
             return []
         self.created = True
+        self.user_before = len(self.user_text)
         return [ResponseCreated(raw=raw, response_id=self.turn)]
 
     def heard_user(self, given: Any, raw: Value) -> list[Event]:
@@ -190,6 +192,7 @@ class Gemini(Dialect):
         """What the user said, whole, if it was anything."""
         transcript, turn = self.user_text.strip(), self.input_turn
         self.user_text = self.input_turn = ""
+        self.user_before = 0
         return [TranscriptDone(raw=raw, transcript=transcript, source="input", response_id=turn)] if transcript else []
 
     def heard_model(self, given: Any, raw: Value) -> list[Event]:
@@ -231,15 +234,16 @@ class Gemini(Dialect):
         return [*self.model_done(raw), Interrupted(raw=raw, response_id=self.turn, reason="interrupted")]
 
     def turn_over(self, content: Value, raw: Value) -> list[Event]:
-        """The end of a turn; what the user says after an interruption belongs to the next one, so it goes on."""
+        """The end of a turn; if it was interrupted, what the user said since the answer began belongs to the next one, and goes on."""
         told: list[Event] = []
         if self.sounded:
             told.append(AudioDone(raw=raw, response_id=self.turn))
         if self.text:
             told.append(TextDone(raw=raw, text=self.text, response_id=self.turn))
         told += self.model_done(raw)
-        if not self.was_interrupted:
-            told += self.user_done(raw)
+        next_words = self.user_text[self.user_before :] if self.was_interrupted else ""
+        self.user_text = self.user_text.removesuffix(next_words)
+        told += self.user_done(raw)
         reason = read_text(content.get("turnCompleteReason"))
         given = raw.get("usageMetadata")
         told.append(
@@ -254,6 +258,9 @@ class Gemini(Dialect):
         self.number += 1
         self.created = self.sounded = self.was_interrupted = False
         self.text = ""
+        if next_words:
+            self.user_text, self.input_turn = next_words, self.turn
+            told.append(TranscriptDelta(raw=raw, text=next_words, snapshot=True, source="input", response_id=self.turn))
         return told
 
     # -- calls -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What the program says: checked in its own thread, in order, and never waiting for the network."""
 
-from __future__ import annotations
+from __future__ import contextlib
 
 import base64
 import threading
@@ -228,7 +228,7 @@ def test_only_the_newest_commands_are_remembered() -> None:
             client.delete_item(f"i{number}")
         talk.error("x", first)
         assert client.wait_for("error", 5.0).command is None
-        assert len(client._call._commands) == 256
+        assert len(client._call.posting._commands) == 256
 
 
 # -- ask -------------------------------------------------------------------------------------------------------------------------
@@ -437,7 +437,8 @@ def test_what_a_tool_raises_comes_out_of_the_question_if_that_is_chosen() -> Non
     def answer(talk: Talk, number: int) -> None:
         talk.created(f"r{number}")
         talk.call(f"r{number}", f"c{number}", "broken")
-        talk.done(f"r{number}")
+        with contextlib.suppress(OSError):  # by now the question may have ended, and the client with it
+            talk.done(f"r{number}")
 
     with service() as peer:
         client = peer.client(on_handler_error="raise")

@@ -139,7 +139,6 @@ def test_a_billed_session_from_mint_to_end(locked: RealtimeServer, dial: Dial) -
         ("GET", "/qai/v1/realtime", None, 426),
         ("POST", "/qai/v1/realtime", "{}", 404),
         ("POST", "/qai/v1/realtime/session", "{broken", 400),
-
         ("POST", "/v1/realtime/client_secrets", '{"expires_after": {"seconds": 1}}', 400),
         ("POST", "/v1/realtime/client_secrets", "x" * 2_000_000, 413),
     ],

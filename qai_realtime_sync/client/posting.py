@@ -1,0 +1,168 @@
+"""How commands go out: with an id, requests for an answer one at a time, results of tools with their follow-up."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import logging
+import secrets
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from qai_realtime_sync.commands import CancelResponse, Command, CommitAudio, CreateResponse, SendAudio, SendFunctionResult
+from qai_realtime_sync.conversation.turns import NOTED_BEFORE
+from qai_realtime_sync.errors import NotConnectedError, OutboxFullError, RealtimeError, UnsupportedCommandError
+from qai_realtime_sync.events import Event
+
+if TYPE_CHECKING:
+    from qai_realtime_sync.client.call import Call
+
+__all__ = ["Posting"]
+
+log = logging.getLogger("qai_realtime_sync")
+
+_REMEMBERED = 256
+
+
+class Posting:
+    """What stands between the methods that speak and the outbox; used from any thread."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.settling = 0  # results that are between "given" and "sent"; guarded by the call's lock
+        self._ids = itertools.count(1)
+        self._prefix = secrets.token_hex(3)
+        self._commit_answered = False  # sound was committed, and the service answers that by itself
+        self._commands: collections.OrderedDict[str, Command] = collections.OrderedDict()
+        self._noted: collections.OrderedDict[str, None] = collections.OrderedDict()  # written by who holds the outbox' write token
+
+    def submit(self, command: Command) -> str:
+        """Send a command, or hold it until it may be sent. Return its event id.
+
+        Raises: `UnsupportedCommandError`, `OutboxFullError`, `NotConnectedError`.
+        """
+        if not isinstance(command, SendAudio):
+            self.remember(command)
+        if isinstance(command, CreateResponse):
+            if not self._is_answered(command):
+                self._request(command)
+        elif isinstance(command, CancelResponse):
+            self._post_all(self._call.responses.cancel(command))
+        else:
+            self._post(command)
+            if isinstance(command, CommitAudio):
+                self._commit_answered = self._call.dialect is not None and CommitAudio in self._call.dialect.traits.answers_by_itself
+        return command.event_id
+
+    def _is_answered(self, command: CreateResponse) -> bool:
+        """The service answers what was committed by itself; a request for the same answer would interrupt it."""
+        answered, self._commit_answered = self._commit_answered, False
+        return answered and not command.after_text and command == CreateResponse(event_id=command.event_id)
+
+    def submit_quietly(self, commands: Iterable[Command]) -> None:
+        """Send commands of the client's own; what cannot be sent is logged, because no caller is there to be told."""
+        for command in commands:
+            try:
+                self.submit(command)
+            except (NotConnectedError, UnsupportedCommandError) as error:
+                log.debug("%s was not sent: %s", command.command_name, error)
+            except OutboxFullError as error:
+                log.warning("%s was not sent: %s", command.command_name, error)
+
+    def answer_call(self, command: SendFunctionResult, *, respond: bool) -> str:
+        """Send a tool's result and, when it is the last one of its answer, the request for the next answer."""
+        self.remember(command)
+        with self._call.lock:
+            self.settling += 1
+        try:
+            if self._call.calls.answer(command):
+                self._give(command, respond)
+        finally:
+            with self._call.lock:
+                self.settling -= 1
+        self._call.settled()
+        return command.event_id
+
+    def _give(self, command: SendFunctionResult, respond: bool) -> None:
+        try:
+            self.submit(command)
+        except RealtimeError:
+            self._call.calls.not_sent(command.call_id)
+            raise
+        # Only now, and not with the result: the request must not overtake the result that another thread is about to give.
+        for request in self._call.calls.sent(command.call_id, respond=respond):
+            self.submit(request)
+
+    def follow_tools(self, event: Event) -> None:
+        """Let the tools see an event; what they answer by themselves goes out."""
+        for command in self._call.calls.told(event):
+            if isinstance(command, SendFunctionResult):
+                self.answer_quietly(command)
+            else:
+                self.submit_quietly([command])
+
+    def remember(self, command: Command) -> None:
+        """Give a command its id and keep it for a while, so that an error that names it can be tied to it."""
+        if not command.event_id:
+            command.event_id = f"evt_{self._prefix}_{next(self._ids)}"
+        self._commands[command.event_id] = command
+        while len(self._commands) > _REMEMBERED:
+            self._commands.popitem(last=False)
+
+    def command_of(self, event_id: str) -> Command | None:
+        """The command that was sent with this id, if it is not long ago."""
+        return self._commands.get(event_id) if event_id else None
+
+    def _request(self, command: CreateResponse) -> None:
+        for allowed in self._call.responses.request(command):
+            try:
+                self._post(allowed)
+            except RealtimeError:
+                self.post_held(self._call.responses.withdraw(command))
+                raise
+
+    def _post_all(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            self._post(command)
+
+    def post_held(self, commands: Iterable[Command]) -> None:
+        """Send requests whose turn has come; they were checked when they were made."""
+        waiting = collections.deque(commands)
+        while waiting:
+            command = waiting.popleft()
+            try:
+                self._post(command)
+            except RealtimeError as error:
+                log.warning("a held request for an answer was not sent: %s", error)
+                if isinstance(command, CreateResponse):
+                    waiting.extend(self._call.responses.withdraw(command))
+
+    def may_leave(self, command: Command) -> bool:
+        """A command is about to be written; False drops it."""
+        if isinstance(command, SendAudio):
+            return True
+        if isinstance(command, NOTED_BEFORE):
+            self._note(command)
+        return not isinstance(command, CreateResponse) or self._call.responses.may_leave(command)
+
+    def _note(self, command: Command) -> None:
+        """What the user wrote and what a tool found is put down before it leaves: the answer may be faster than the thread that wrote it."""
+        call = self._call
+        if call.replaying or command.event_id in self._noted:
+            return  # it goes out once more because a connection was lost
+        self._noted[command.event_id] = None
+        if len(self._noted) > _REMEMBERED:
+            self._noted.popitem(last=False)
+        call.turns.sent(command, call.clock() - call.connected_at)
+
+    def _post(self, command: Command) -> None:
+        if not isinstance(command, SendAudio):
+            self.remember(command)
+        self._call.outbox.put(command)
+
+    def answer_quietly(self, command: SendFunctionResult) -> None:
+        """As `answer`, for a result of the client's own; what cannot be sent is logged."""
+        try:
+            self.answer_call(command, respond=True)
+        except RealtimeError as error:
+            log.warning("the result of %s was not sent: %s", command.name, error)
