@@ -1,8 +1,9 @@
 """What the program says: checked in its own thread, in order, and never waiting for the network."""
 
-from __future__ import contextlib
+from __future__ import annotations
 
 import base64
+import contextlib
 import threading
 import time
 from typing import Any
