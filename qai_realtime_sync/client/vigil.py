@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Vigil"]
 
+_LOOKS = 10  # in a ping interval
+
 
 class Vigil:
     """``verdict`` is why it ended the connection itself, or ``None``."""
@@ -27,6 +29,8 @@ class Vigil:
         self._silence_told = False
         self._seen_frames = self._seen_sent = 0
         self._quiet_since = 0.0
+        self._looks = self._asked_sent = 0
+        self._asked_at = 0.0
         self.verdict: Exception | None = None
 
     def begin(self, connection: Connection, deadline: float, timeout: float) -> None:
@@ -43,6 +47,7 @@ class Vigil:
         self._silence_told = False
         call, connection = self._call, self._connection
         if connection is not None and call.options.ping_interval is not None:
+            self._looks, self._asked_at, self._asked_sent = 0, 0.0, call.outbox.counts.sent
             self._seen_frames, self._seen_sent, self._quiet_since = call.frames, call.outbox.counts.sent, call.clock()
             self._arm(connection)
         ends = [] if call.dialect is None or call.dialect.traits.session_cap is None else [call.dialect.traits.session_cap]
@@ -87,20 +92,32 @@ class Vigil:
     def _arm(self, connection: Connection) -> None:
         interval = self._call.options.ping_interval
         assert interval is not None
-        self._ping_timer = self._call.sender.after(interval, lambda: self._look(connection))
+        self._ping_timer = self._call.sender.after(interval / _LOOKS, lambda: self._look(connection))
 
     def _look(self, connection: Connection) -> None:
         """Ask for a sign of life where none came by itself."""
         if connection is not self._connection:
             return
-        asked_at = self._call.clock()
+        self._arm(connection)
+        now, interval = self._call.clock(), self._call.options.ping_interval
+        assert interval is not None
+        self._looks += 1
+        if self._looks % _LOOKS and not self._unanswered(connection, now, interval):
+            return
+        self._asked_at, self._asked_sent = now, self._call.outbox.counts.sent
         try:
             connection.ping()
         except ConnectionClosedError:
             return
-        self._listen()
-        self._call.sender.after(self._call.options.pong_timeout, lambda: self._check(connection, asked_at))
-        self._arm(connection)
+        if not self._looks % _LOOKS:
+            self._listen()
+        self._call.sender.after(self._call.options.pong_timeout, lambda: self._check(connection, now))
+
+    def _unanswered(self, connection: Connection, now: float, interval: float) -> bool:
+        """Who speaks to nobody must learn it sooner than who is silent: something went up since the last question, and nothing came."""
+        asked = self._asked_at > connection.last_received
+        silent = now - connection.last_received >= interval / _LOOKS / 2
+        return silent and not asked and self._call.outbox.counts.sent != self._asked_sent
 
     def _check(self, connection: Connection, asked_at: float) -> None:
         if connection is self._connection and connection.last_received < asked_at:

@@ -181,7 +181,8 @@ def test_client_tools(talk: Callable[..., Talk]) -> None:
     one.override(client_events=ALL_EVENTS)
     one.send("user_message", text="Do two things.")
     calls = [one.expect("client_tool_call")["client_tool_call"] for _ in range(2)]
-    assert [(call["tool_name"], call["parameters"], call["expects_response"]) for call in calls] == [("first", {}, True), ("second", {"n": 1}, True)]
+    told = [(call["tool_name"], call["parameters"], call["expects_response"]) for call in calls]
+    assert told == [("first", {}, True), ("second", {"n": 1}, True)]
     one.send("client_tool_result", tool_call_id=calls[0]["tool_call_id"], result="One.", is_error=False)
     one.send("contextual_update", text="Nothing follows from this.")
     one.send("client_tool_result", tool_call_id="nobody", result="Lost.", is_error=False)
@@ -256,7 +257,10 @@ def test_wrong_overrides(server: RealtimeServer, talk: Callable[..., Talk], agen
     assert one.close_frame()[0] == 1008
 
 
-@pytest.mark.parametrize("frame", ["{", "[]", '{"type": "magic"}', '{"user_audio_chunk": 1}', '{"user_audio_chunk": "?"}', '{"type": "conversation_initiation_client_data"}'])
+AGAIN = '{"type": "conversation_initiation_client_data"}'
+
+
+@pytest.mark.parametrize("frame", ["{", "[]", '{"type": "magic"}', '{"user_audio_chunk": 1}', '{"user_audio_chunk": "?"}', AGAIN])
 def test_what_is_no_message(talk: Callable[..., Talk], frame: str) -> None:
     """Anything that is no message of the schema ends the conversation with invalid_message and 1008."""
     one = talk()

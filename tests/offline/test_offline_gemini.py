@@ -118,7 +118,8 @@ def shape(messages: list[dict[str, Any]]) -> list[str]:
         content = message.get("serverContent", message)
         kinds = [name for name in content if name != "usageMetadata"]
         parts = content.get("modelTurn", {}).get("parts", [])
-        name = "+".join(("thought" if parts[0].get("thought") else "audio" if "inlineData" in parts[0] else "text") if kind == "modelTurn" else kind for kind in kinds)
+        part = "" if not parts else "thought" if parts[0].get("thought") else "audio" if "inlineData" in parts[0] else "text"
+        name = "+".join(part if kind == "modelTurn" else kind for kind in kinds)
         if not found or found[-1] != name:
             found.append(name)
     return found
@@ -382,14 +383,17 @@ def test_new_instructions_and_tools(server: RealtimeServer, talk: Callable[..., 
     assert one.receive()["toolCall"]["functionCalls"][0]["args"] == {"city": "Oslo"}
 
 
+EMPTY = {"name": "f", "parameters": {"type": "OBJECT"}}
+
+
 @pytest.mark.parametrize(
     ("frame", "code", "words"),
     [
         ('{"clientContent": {}}', 1007, "setup"),
         ('{"setup": {"model": "models/gpt-4"}}', 1008, "not found"),
         ('{"setup": {"model": "models/gemini-x", "magic": 1}}', 1007, "Unknown name"),
-        ('{"setup": {"model": "models/gemini-x", "generationConfig": {"responseModalities": ["TEXT", "AUDIO"]}}}', 1007, "responseModalities"),
-        ('{"setup": {"model": "models/gemini-x", "tools": [{"functionDeclarations": [{"name": "f", "parameters": {"type": "OBJECT"}}]}]}}', 1007, "non-empty"),
+        (json.dumps({"setup": {"model": MODEL, "generationConfig": {"responseModalities": ["TEXT", "AUDIO"]}}}), 1007, "responseModalities"),
+        (json.dumps({"setup": {"model": MODEL, "tools": [{"functionDeclarations": [EMPTY]}]}}), 1007, "non-empty"),
         ("{", 1007, "JSON"),
         ("[]", 1007, "object"),
     ],

@@ -231,7 +231,8 @@ def test_barge_in_by_voice(stage: Stage) -> None:
     assert (stopped.response_id, "cancelled") in witness.ended
     first, second = client.conversation
     assert (first.user, first.interrupted, first.heard_ms) == ("Tell me a story.", True, stopped.heard_ms)
-    assert first.heard.startswith("Once") and len(first.heard) < len(STORY.strip())
+    assert first.heard.startswith("Once")
+    assert len(first.heard) < len(STORY.strip())
     assert (second.user, second.assistant, second.interrupted) == ("(speech)", "I hear.", False)
     cut = next(item for item in stage.items() if item.get("truncated_ms") is not None)
     assert abs(cut["truncated_ms"] - stopped.heard_ms) <= 250
@@ -339,6 +340,63 @@ def test_the_longest_session(dialect: str) -> None:
         assert (closed.code, closed.by) == (ENDS[dialect], "service")
         assert closed.meaning in ("session_cap", "going_away", "normal")
         assert closed.reason
+    finally:
+        made.close()
+
+
+def test_what_is_said_between_commit_and_answer_counts_once(stage: Stage) -> None:
+    """A second `create_response` without anything new is a request of its own, everywhere it can be made."""
+    client = stage.client(RealtimeConfig(turn_detection=None))
+    witness = Witness(client)
+    with client:
+        if stage.dialect == "elevenlabs":
+            with pytest.raises(UnsupportedCommandError, match="send_text"):
+                client.create_response()
+            return
+        client.send_audio(tone(0.4))
+        client.commit_audio()
+        client.create_response()
+        client.wait_for(ResponseDone, PATIENCE)
+        client.create_response()
+        client.wait_for(ResponseDone, PATIENCE)
+    assert [status for _, status in witness.ended] == ["completed", "completed"]
+
+
+def locked(made: Stage, **options: Any) -> RealtimeClient:
+    """A client of an ElevenLabs agent that allows no override."""
+    url = made.server.base_ws_url + "/v1/convai/conversation?agent_id=locked"
+    client = RealtimeClient.direct(url, "k", options.pop("config", None), reconnect=False, **options)
+    made.clients.append(client)
+    return client
+
+
+def test_an_agent_that_allows_no_override() -> None:
+    """`connect` works all the same; an answer ends with the next one, and the last one with the conversation."""
+    made = Stage("elevenlabs")
+    try:
+        client = locked(made)
+        witness = Witness(client)
+        with client:
+            client.send_text("hello")
+            client.wait_for(AudioDelta, PATIENCE)
+            client.send_text("hello")
+            first = client.wait_for(ResponseDone, PATIENCE)
+            client.wait_for(TranscriptDone, PATIENCE)
+        assert (first.response_id, first.status in ("completed", "cancelled")) == ("1", True)
+        assert witness.began == ["1", "2"]
+        assert [response_id for response_id, _ in witness.ended] == ["1", "2"]
+        connected = [entry for entry in made.server.journal if entry["name"] == "connected"]
+        assert len(connected) == 2, "the refused override was not tried again without"
+    finally:
+        made.close()
+
+
+def test_an_override_of_the_program_is_not_dropped() -> None:
+    """What the program itself asked for is not left out in silence: the refusal is told."""
+    made = Stage("elevenlabs")
+    try:
+        with pytest.raises(ConnectionClosedError, match="not allowed by config"):
+            locked(made, config=RealtimeConfig(instructions="Be brief.")).connect(PATIENCE)
     finally:
         made.close()
 
