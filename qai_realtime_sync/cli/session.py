@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for call in (create, refresh, end):
         call.add_argument("--url", help="the gateway (default: the environment variable QAI_BASE_URL, else the real one)")
         call.add_argument("--key", help="the API key (default: the environment variable QAI_API_KEY, which other users cannot see)")
-        call.add_argument("--timeout", type=float, default=30.0, help="seconds (default: %(default)s)")
+        call.add_argument("--timeout", type=float, default=30.0, help="seconds for the whole call (default: %(default)s)")
         call.add_argument("--show-token", action="store_true", help="print tokens and signed addresses, which let anybody in")
 
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     with RestClient(arguments.key, base_url=arguments.url, timeout=arguments.timeout) as rest:
         answer = arguments.call(rest, arguments)
         info = rest.last_response
-    print(json.dumps({**answer, "request_id": info.request_id}))
+    print(json.dumps({**answer, "cost_ticks": info.cost_ticks, "balance_after": info.balance_after, "request_id": info.request_id}))
     return 0
 
 
@@ -49,7 +49,7 @@ def _create(rest: RestClient, arguments: argparse.Namespace) -> dict[str, Any]:
     body = _json_object(arguments.body)
     if arguments.voice:
         body["voice"] = arguments.voice
-    session = rest.create_session(arguments.provider, **body)
+    session = rest.create_session(arguments.provider, timeout=arguments.timeout, **body)
     return {
         "session_id": session.session_id,
         "provider": session.provider,
@@ -64,12 +64,12 @@ def _create(rest: RestClient, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _refresh(rest: RestClient, arguments: argparse.Namespace) -> dict[str, Any]:
-    token = rest.refresh_session(arguments.session_id)
+    token = rest.refresh_session(arguments.session_id, timeout=arguments.timeout)
     return {"session_id": arguments.session_id, "ephemeral_token": _secret(token, arguments.show_token)}
 
 
 def _end(rest: RestClient, arguments: argparse.Namespace) -> dict[str, Any]:
-    rest.end_session(arguments.session_id, arguments.seconds)
+    rest.end_session(arguments.session_id, arguments.seconds, timeout=arguments.timeout)
     return {"session_id": arguments.session_id, "status": "ended"}
 
 

@@ -280,9 +280,9 @@ def test_a_call_ends_when_the_money_does(serve: Callable[..., RealtimeServer], m
 
 
 def tell_a_story(server_options: dict[str, Any], serve: Callable[..., RealtimeServer]) -> RealtimeServer:
-    """A server that speaks for five seconds when it is asked for a story."""
+    """A server that speaks for about five seconds when it is asked for a story."""
     script = Script()
-    script.on_text("story").say("Once upon a time there was a long story, " + "and it went on and on, " * 6 + "until it ended.")
+    script.on_text("story").say("Once upon a time there was a long story, " + "and it went on and on, " * 2 + "until it ended.")
     return serve(script=script, pace=1.0, **server_options)
 
 
@@ -306,7 +306,7 @@ def test_a_conversation_longer_than_three_tokens_goes_on_without_a_gap(serve: Ca
         assert heard_ms == pytest.approx(item["generated_ms"], abs=1.0), "sound is missing"
         assert heard_ms / 1000 > 3 * life
         gaps = [later - earlier for (earlier, _), (later, _) in zip(arrived, arrived[1:])]
-        assert max(gaps) < 1.0, f"{max(gaps):.2f} s of silence"
+        assert max(gaps) < 0.6, f"{max(gaps):.2f} s of silence"
     (session,) = server.ledger.sessions()
     assert lost == []
     assert session["refreshed"] >= 3
