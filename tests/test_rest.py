@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import socket
+import ssl
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import requests
 import responses
+import urllib3
 
 from qai_realtime_sync.errors import ApiError, ConfigError, ConnectError, NotConnectedError, RealtimeTimeoutError
 from qai_realtime_sync.rest import DEFAULT_BASE_URL, ResponseInfo, RestClient, canonical_code
@@ -822,6 +824,169 @@ def test_a_session_of_the_caller_is_used_and_left_open(gateway: responses.Reques
         with RestClient(KEY, base_url=BASE, session=own) as rest:
             rest.create_session()
         assert not closed
+
+
+# -- TLS of the caller's own -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def tls_server(context: ssl.SSLContext) -> Iterator[tuple[str, list[Any]]]:
+    """Serve one request over TLS; give the address, and what was seen: the client's certificate and the protocol it asked for."""
+    seen: list[Any] = []
+
+    def talk(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as wrapped:
+            seen.extend((wrapped.getpeercert(), wrapped.selected_alpn_protocol()))
+            wrapped.recv(65_536)
+            wrapped.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n{"session_id": "vs_1"}')
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            connection.settimeout(10)
+            with connection, contextlib.suppress(OSError):
+                talk(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, name="tls-server", daemon=True)
+        thread.start()
+        try:
+            yield f"https://127.0.0.1:{listener.getsockname()[1]}", seen
+        finally:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            thread.join(15)
+
+
+@pytest.fixture(scope="module")
+def authority() -> Any:
+    """A certificate authority that nobody else trusts."""
+    return pytest.importorskip("trustme", reason="needs trustme").CA()
+
+
+def serving_context(authority: Any, name: str = "127.0.0.1") -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def trusting_context(authority: Any) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    return context
+
+
+def test_a_context_of_the_caller_says_whom_to_trust(authority: Any) -> None:
+    """Its authority is trusted, and without it the same server is not."""
+    with tls_server(serving_context(authority)) as (url, _):
+        assert RestClient(KEY, base_url=url, ssl_context=trusting_context(authority)).create_session().session_id == "vs_1"
+    for context in (ssl.create_default_context(), None):
+        with tls_server(serving_context(authority)) as (url, seen):
+            with pytest.raises(ConnectError) as caught:
+                RestClient(KEY, base_url=url, ssl_context=context).create_session()
+        assert caught.value.code == "tls_failed"
+        assert seen == []
+
+
+def test_a_context_of_the_caller_trusts_nobody_else(authority: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle of the environment, or of `verify`, is not added to it."""
+    bundle = tmp_path / "bundle.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for verify in (True, str(bundle)):
+        with tls_server(serving_context(authority)) as (url, _):
+            with pytest.raises(ConnectError) as caught:
+                RestClient(KEY, base_url=url, ssl_context=nobody, verify=verify).create_session()
+        assert caught.value.code == "tls_failed"
+    assert nobody.get_ca_certs() == []
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_context_of_the_caller_is_left_as_it_was(authority: Any, strict: bool) -> None:
+    """Whatever it says of authorities, verification and protocols holds, and it may be used elsewhere afterwards."""
+    context = trusting_context(authority)
+    if not strict:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    names = ("verify_mode", "check_hostname", "options", "verify_flags", "minimum_version", "maximum_version")
+    before = [getattr(context, name) for name in names], context.get_ca_certs(), context.get_ciphers()
+    warned = contextlib.nullcontext() if strict else pytest.warns(urllib3.exceptions.InsecureRequestWarning)
+    with tls_server(serving_context(authority)) as (url, seen), warned:  # type: ignore[attr-defined]
+        RestClient(KEY, base_url=url, ssl_context=context).create_session()
+    assert seen[1] is None, "ALPN was set in the caller's context"
+    assert ([getattr(context, name) for name in names], context.get_ca_certs(), context.get_ciphers()) == before
+
+
+def test_the_name_counts_if_the_context_says_so(authority: Any) -> None:
+    """A certificate for another name is refused, unless the context does not look at names."""
+    careless = trusting_context(authority)
+    careless.check_hostname = False
+    for context, refused in ((trusting_context(authority), True), (careless, False)):
+        with tls_server(serving_context(authority, "other.example")) as (url, _):
+            rest = RestClient(KEY, base_url=url, ssl_context=context)
+            if refused:
+                with pytest.raises(ConnectError) as caught:
+                    rest.create_session()
+                assert caught.value.code == "tls_failed"
+            else:
+                assert rest.create_session().session_id == "vs_1"
+
+
+def test_a_certificate_of_the_client_is_shown(authority: Any) -> None:
+    """A gateway that wants one gets the context's, and refuses who has none."""
+    wanting = serving_context(authority)
+    authority.configure_trust(wanting)
+    wanting.verify_mode = ssl.CERT_REQUIRED
+    context = trusting_context(authority)
+    authority.issue_cert("client@example.com").configure_cert(context)
+    with tls_server(wanting) as (url, seen):
+        RestClient(KEY, base_url=url, ssl_context=context).create_session()
+    assert seen[0]["subjectAltName"] == (("email", "client@example.com"),)
+    with tls_server(wanting) as (url, _):
+        with pytest.raises(ConnectError):
+            RestClient(KEY, base_url=url, ssl_context=trusting_context(authority)).create_session()
+
+
+def test_a_context_holds_behind_a_proxy_too(authority: Any) -> None:
+    """Through CONNECT the same context decides about the gateway behind it."""
+    with tls_server(serving_context(authority)) as (url, _):
+        port = int(url.rpartition(":")[2])
+
+        def tunnel(connection: socket.socket, request: bytes) -> None:
+            with socket.create_connection(("127.0.0.1", port)) as behind:
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = threading.Thread(target=_pass_on, args=(behind, connection))
+                back.start()
+                _pass_on(connection, behind)
+                back.join(10)
+
+        with raw_server(tunnel) as (proxy, got):
+            rest = RestClient(KEY, base_url=url, proxy=proxy, ssl_context=trusting_context(authority))
+            assert rest.create_session().session_id == "vs_1"
+    assert got[0].startswith(b"CONNECT 127.0.0.1:")
+    assert KEY.encode() not in got[0]
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65_536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+def test_a_minting_client_hands_its_context_to_both_sides(authority: Any) -> None:
+    """REST and WebSocket trust the same authority: the client's own context serves both."""
+    pytest.importorskip("werkzeug", reason="the local server needs werkzeug")
+    from qai_realtime_sync import RealtimeClient
+    from qai_realtime_sync.offline import RealtimeServer
+
+    with RealtimeServer(light=True, tls=True) as server:
+        context = ssl.create_default_context(cadata=server.certificate)
+        with RealtimeClient(KEY, base_url=server.url, mint=True, ssl_context=context) as client:
+            assert client.is_connected
+        assert [one["ended"] for one in server.ledger.sessions()] == [1]
 
 
 # -- secrets -----------------------------------------------------------------------------------------------------------------

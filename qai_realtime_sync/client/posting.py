@@ -146,7 +146,7 @@ class Posting:
         return not isinstance(command, CreateResponse) or self._call.responses.may_leave(command)
 
     def _note(self, command: Command) -> None:
-        """What the user wrote and what a tool found is put down before it leaves: the answer may be faster than the thread that wrote it."""
+        """What the user wrote and what a tool found is put down before it leaves: the answer may be faster than this thread."""
         call = self._call
         if call.replaying or command.event_id in self._noted:
             return  # it goes out once more because a connection was lost

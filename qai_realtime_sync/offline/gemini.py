@@ -279,8 +279,8 @@ class GeminiSpelling(Spelling):
     def _result(self, given: dict[str, Any]) -> bool:
         """Take one result; return whether an answer follows by itself, for a call the model did not wait for."""
         call_id, name, value = given.get("id"), given.get("name"), given.get("response")
-        if not isinstance(value, dict):
-            raise bad("Request contains an invalid argument: the response of a function is an object.")
+        if not isinstance(value, dict) or not isinstance(call_id, str | None) or not isinstance(name, str | None):
+            raise bad("Request contains an invalid argument: the response of a function is an object, its id and name are text.")
         call = self._known.get(call_id) if call_id else next((one for one in self._waiting.values() if one.name == name), None)
         if call is None:
             raise bad(f"Request contains an invalid argument: no call {call_id or name} waits for a response.")

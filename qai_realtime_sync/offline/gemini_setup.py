@@ -145,6 +145,8 @@ def tools_of(given: object) -> tuple[list[dict[str, Any]], frozenset[str]]:
     free = set()
     for entry in given or []:
         declarations = field(entry, "functionDeclarations") if isinstance(entry, Mapping) else None
+        if declarations is not None and not isinstance(declarations, list):
+            raise bad("Invalid value at 'setup.tools.function_declarations': expected a list.")
         for declaration in declarations or []:
             name = declaration.get("name") if isinstance(declaration, Mapping) else None
             if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][\w.:-]{0,127}", name):

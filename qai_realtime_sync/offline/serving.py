@@ -42,7 +42,8 @@ def serve(
 ) -> int:
     """Serve until SIGINT or SIGTERM, and return 0; for the main thread.
 
-    When it is ready it says how it hears and speaks, then ``listening on URL``; the URL also goes to the descriptor ``ready_fd``.
+    When it is ready it says how it hears and speaks, where clients connect, then ``listening on URL``; the URL also goes to the
+    descriptor ``ready_fd``.
 
     Raises: `ConfigError` for a wrong option, or an address that cannot be had.
     """
@@ -75,6 +76,7 @@ def serve(
             say(server.description)
             if host not in _LOOPBACK and key is None:
                 say("warning: anybody who reaches this address may connect; use --key")
+            say(f"clients of its dialect ({dialect}) connect to {server.ws_url}")
             say(f"listening on {server.url}")
             if ready_fd is not None:
                 os.write(ready_fd, (server.url + "\n").encode())

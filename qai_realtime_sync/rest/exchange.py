@@ -159,14 +159,17 @@ def _adapter() -> type[requests.adapters.HTTPAdapter]:
 
     class Adapter(requests.adapters.HTTPAdapter):
         def __init__(self, ssl_context: Any = None) -> None:
-            self._ssl_context = ssl_context
+            self._ssl_context = None if ssl_context is None else _Lent(ssl_context)
             super().__init__()
 
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-            if self._ssl_context is not None:
-                kwargs["ssl_context"] = self._ssl_context
+            kwargs |= self._tls()
             super().init_poolmanager(*args, **kwargs)
             self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": TlsPool}
+
+        def _tls(self) -> dict[str, Any]:
+            # Whether the host's name counts is the context's to say; urllib3 would look at it once more.
+            return {} if self._ssl_context is None else {"ssl_context": self._ssl_context, "assert_hostname": False}
 
         def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
             host, pool = super().build_connection_pool_key_attributes(request, verify, cert)
@@ -179,14 +182,29 @@ def _adapter() -> type[requests.adapters.HTTPAdapter]:
                 super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
 
         def proxy_manager_for(self, proxy: Any, **kwargs: Any) -> Any:
-            if self._ssl_context is not None:
-                kwargs["ssl_context"] = self._ssl_context
+            kwargs |= self._tls()
             manager = super().proxy_manager_for(proxy, **kwargs)
             if type(manager) is urllib3.ProxyManager:  # one for SOCKS has connections of its own
                 manager.pool_classes_by_scheme = {"http": PlainPool, "https": TlsPool}
             return manager
 
     return Adapter
+
+
+class _Lent:
+    """The caller's TLS context as urllib3 may see it: used as it is, and changed by nobody (urllib3 sets ALPN and the verify mode)."""
+
+    def __init__(self, context: Any) -> None:
+        object.__setattr__(self, "_context", context)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_context"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Leave the context as it is."""
+
+    def set_alpn_protocols(self, protocols: list[str]) -> None:
+        """Leave the context as it is."""
 
 
 def _new_session(ssl_context: Any) -> requests.Session:

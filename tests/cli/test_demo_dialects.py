@@ -53,6 +53,7 @@ def test_three_turns(start: Start, voices: None, tmp_path: pathlib.Path, dialect
     assert 1000 < turns[1]["heard_ms"] < turns[1]["audio_ms"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dialect", OTHERS)
 def test_the_tones_of_three_turns(start: Start, serving: None, tmp_path: pathlib.Path, dialect: str) -> None:
     """In light mode the third turn interrupts the second, and what was heard of it is in the transcript."""

@@ -392,7 +392,7 @@ EMPTY = {"name": "f", "parameters": {"type": "OBJECT"}}
         ('{"clientContent": {}}', 1007, "setup"),
         ('{"setup": {"model": "models/gpt-4"}}', 1008, "not found"),
         ('{"setup": {"model": "models/gemini-x", "magic": 1}}', 1007, "Unknown name"),
-        (json.dumps({"setup": {"model": MODEL, "generationConfig": {"responseModalities": ["TEXT", "AUDIO"]}}}), 1007, "responseModalities"),
+        (json.dumps({"setup": {"model": MODEL, "generationConfig": {"responseModalities": ["TEXT", "AUDIO"]}}}), 1007, "Modalities"),
         (json.dumps({"setup": {"model": MODEL, "tools": [{"functionDeclarations": [EMPTY]}]}}), 1007, "non-empty"),
         ("{", 1007, "JSON"),
         ("[]", 1007, "object"),

@@ -395,7 +395,7 @@ def test_an_override_of_the_program_is_not_dropped() -> None:
     """What the program itself asked for is not left out in silence: the refusal is told."""
     made = Stage("elevenlabs")
     try:
-        with pytest.raises(ConnectionClosedError, match="not allowed by config"):
+        with pytest.raises(RealtimeError, match="not allowed by config"):
             locked(made, config=RealtimeConfig(instructions="Be brief.")).connect(PATIENCE)
     finally:
         made.close()

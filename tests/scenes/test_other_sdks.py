@@ -71,7 +71,8 @@ QUANTUM = """
     import asyncio, json, sys
     from quantum_sdk import AsyncClient
     from quantum_sdk.realtime import (
-        RealtimeConfig, realtime_connect, realtime_connect_direct_to, realtime_end, realtime_refresh, realtime_session, realtime_session_for,
+        RealtimeConfig, realtime_connect, realtime_connect_direct_to, realtime_end, realtime_refresh, realtime_session,
+        realtime_session_for,
     )
 
     async def talk(pair):
