@@ -12,7 +12,7 @@ import attrs
 
 from qai_realtime_sync.client.billing import Billing
 from qai_realtime_sync.client.options import DEFAULT_BASE_URL, Options
-from qai_realtime_sync.config import RealtimeSession
+from qai_realtime_sync.config import RealtimeConfig, RealtimeSession
 from qai_realtime_sync.dialects import Dialect, choose
 from qai_realtime_sync.errors import ApiError, ConfigError, RealtimeError
 
@@ -50,13 +50,13 @@ class Access:
         if options.mint:
             self.billing = self._make_billing(clock, after)
 
-    def obtain(self, timeout: float) -> RealtimeSession:
-        """Where to dial now; mints or refreshes a session first where one is minted. Waits up to ``timeout`` seconds.
+    def obtain(self, timeout: float, config: RealtimeConfig) -> RealtimeSession:
+        """Where to dial now; mints (for this configuration) or refreshes a session first where one is minted, in ``timeout`` seconds.
 
         Raises: `ApiError`, `ConnectError`, `RealtimeTimeoutError`; `ConfigError` for an address that is not encrypted.
         """
         if self.billing is not None:
-            session = self.billing.obtain(timeout)
+            session = self.billing.obtain(timeout, self._kind(gateway=True).session_body(config))
             if not session.ws_url:
                 raise ApiError("the gateway minted a session but named no address to connect to", status_code=200, code="invalid_response")
             self._session, self._minted = session, True
@@ -103,8 +103,7 @@ class Access:
                 wait=wait,
             )
 
-        body = self._kind(gateway=True).session_body(options.config)
-        return Billing(make_rest, options.provider, body, clock=clock, after=after)
+        return Billing(make_rest, options.provider, clock=clock, after=after)
 
     def _check_secure(self) -> None:
         split = urlsplit(self._session.ws_url)

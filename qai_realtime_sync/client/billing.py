@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -75,7 +75,6 @@ class Billing:
         self,
         make_rest: Callable[[Callable[[float], object]], _Rest],
         provider: str,
-        body: dict[str, Any],
         *,
         clock: Callable[[], float],
         after: Callable[[float, Callable[[], None]], Any],
@@ -85,7 +84,6 @@ class Billing:
         self.cost_ticks = 0
         self._rest = make_rest(self._pause)
         self._provider = provider
-        self._body = body
         self._clock = clock
         self._after = after
         self._now = now
@@ -122,11 +120,11 @@ class Billing:
 
     # -- for the reader, which waits -------------------------------------------------------------------------------------------
 
-    def obtain(self, timeout: float) -> RealtimeSession:
+    def obtain(self, timeout: float, body: Mapping[str, Any]) -> RealtimeSession:
         """Return a session to connect with: a new one, or after a loss the same with a new token.
 
         Where a new token cannot be had because the gateway is away, the old one serves for as long as it lives. What has no token to
-        refresh (a signed URL) is ended, and a new session is minted.
+        refresh (a signed URL) is ended, and a new session is minted, with ``body``.
 
         Raises: `ApiError`, `ConnectError`, `RealtimeTimeoutError` after ``timeout`` seconds.
         """
@@ -136,7 +134,7 @@ class Billing:
             refreshable = session is not None and session.session_id in self._open and bool(session.ephemeral_token)
             alive = self._token_until - self._clock() > _GRACE
         if session is None or not refreshable:
-            return self._ask(lambda question: self._mint(question, deadline), deadline)
+            return self._ask(lambda question: self._mint(question, body, deadline), deadline)
         limit = min(deadline, self._clock() + timeout / 2) if alive else deadline
         try:
             return self._ask(lambda _: self._refresh(session, limit), limit)
@@ -151,7 +149,7 @@ class Billing:
                 return session
             if not error.is_not_found and error.code not in _EXPIRED:
                 raise
-            return self._ask(lambda question: self._mint(question, deadline), deadline)
+            return self._ask(lambda question: self._mint(question, body, deadline), deadline)
 
     def may_repeat(self, error: BaseException) -> bool:
         """False for a failed minting that may have been charged all the same: it is never tried again by itself."""
@@ -284,14 +282,14 @@ class Billing:
         else:
             self._never.wait(seconds)
 
-    def _mint(self, question: _Question, deadline: float) -> RealtimeSession:
+    def _mint(self, question: _Question, body: Mapping[str, Any], deadline: float) -> RealtimeSession:
         self._end_earlier(deadline)
         if question.abandoned or self._over:
             raise _cancelled()
         self._doing = "mint"
         try:
             left = max(_LEAST, deadline - self._clock())
-            session = self._rest.create_session(self._provider or None, timeout=left, **self._body)
+            session = self._rest.create_session(self._provider or None, timeout=left, **body)
         except Exception as error:
             if not _was_not_charged(error):
                 self._failed_mint = error

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from qai_realtime_sync.commands import CancelResponse, Command, CommitAudio, CreateResponse, SendAudio, SendFunctionResult
+from qai_realtime_sync.commands import CancelResponse, Command, CommitAudio, CreateResponse, SendAudio, SendFunctionResult, SendText
 from qai_realtime_sync.conversation.turns import NOTED_BEFORE
 from qai_realtime_sync.errors import NotConnectedError, OutboxFullError, RealtimeError, UnsupportedCommandError
 from qai_realtime_sync.events import Event
@@ -50,8 +50,9 @@ class Posting:
             self._post_all(self._call.responses.cancel(command))
         else:
             self._post(command)
-            if isinstance(command, CommitAudio):
-                self._commit_answered = self._call.dialect is not None and CommitAudio in self._call.dialect.traits.answers_by_itself
+            if isinstance(command, (CommitAudio, SendText)):
+                answered = self._call.dialect.traits.answers_by_itself if self._call.dialect is not None else ()
+                self._commit_answered = isinstance(command, CommitAudio) and CommitAudio in answered
         return command.event_id
 
     def _is_answered(self, command: CreateResponse) -> bool:

@@ -158,7 +158,7 @@ class Reader:
 
         timeout = self._timeout or options.connect_timeout or (_GATEWAY_TIMEOUT if self._access.gateway else _DIRECT_TIMEOUT)
         deadline = call.clock() + timeout
-        session = self._access.obtain(timeout)
+        session = self._access.obtain(timeout, call.config)
         dialect = self._access.dialect()
         handshake = dialect.handshake(call.config, session, self._access.token_key, self._resume)
         call.dialect = dialect

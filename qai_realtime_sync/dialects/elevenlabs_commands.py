@@ -157,6 +157,7 @@ def pong(dialect: ElevenLabs, command: Pong) -> list[Frame]:
 
 _BY_ITSELF = "the agent decides by itself when to answer; send_text() makes it answer."
 _NO_ITEMS = "its conversation has no items; the agent corrects its own text after an interruption."
+_CUT = "it has no items; interrupt() and speech stop the playback here at what was heard, and the agent corrects its own text."
 
 ENCODERS: Final[dict[type[Command], Encoder]] = {
     Configure: configure,
@@ -168,7 +169,7 @@ ENCODERS: Final[dict[type[Command], Encoder]] = {
     SendFunctionResult: send_function_result,
     CreateResponse: unsupported(_BY_ITSELF),
     CancelResponse: unsupported("stop the playback here with interrupt(); the agent stops when it hears the user."),
-    TruncateItem: unsupported(_NO_ITEMS),
+    TruncateItem: unsupported(_CUT),
     DeleteItem: unsupported(_NO_ITEMS),
     RetrieveItem: unsupported(_NO_ITEMS),
     SendImage: unsupported("upload a file and name it with send_event({\"type\": \"multimodal_message\", …})."),

@@ -148,6 +148,7 @@ def send_image(dialect: Gemini, command: SendImage) -> list[Frame]:
 
 
 _NO_ITEMS = "its conversation has no items; the service itself forgets what was not spoken."
+_CUT = "it has no items; interrupt() and speech stop the playback here at what was heard, and the service forgets what was not spoken."
 
 ENCODERS: Final[dict[type[Command], Encoder]] = {
     Configure: configure,
@@ -159,7 +160,7 @@ ENCODERS: Final[dict[type[Command], Encoder]] = {
     SendFunctionResult: send_function_result,
     CreateResponse: create_response,
     CancelResponse: unsupported("stop the playback here with interrupt(); new speech or text interrupts the model."),
-    TruncateItem: unsupported(_NO_ITEMS),
+    TruncateItem: unsupported(_CUT),
     DeleteItem: unsupported(_NO_ITEMS),
     RetrieveItem: unsupported(_NO_ITEMS),
     SendImage: send_image,

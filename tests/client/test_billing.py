@@ -398,6 +398,31 @@ def test_a_gateway_that_wants_to_be_spoken_to_directly_says_so() -> None:
         assert "client_direct" in str(caught.value) or "mint a session" in str(caught.value)
 
 
+def test_an_agent_is_minted_with_what_the_program_has_said_until_then() -> None:
+    """ElevenLabs: voice, prompt and tools go with the minting, those of the decorator included; a model alone where xAI answers."""
+
+    def dial(*_: Any, **__: Any) -> Any:
+        raise ConnectError("no network here")
+
+    with gateway("wss://127.0.0.1:1/v1/realtime") as minter:
+        for provider in ("elevenlabs", "xai"):
+            config = RealtimeConfig(voice="Eve", instructions="Be brief.", model="m-1")
+            client = RealtimeClient(KEY, config, base_url=minter.url, mint=True, provider=provider, dialer=dial, reconnect=False)
+
+            @client.tool
+            def get_weather(city: str) -> str:
+                """Current weather in a city."""
+                return "rain"
+
+            with pytest.raises(ConnectError):
+                client.connect()
+            settled(client)
+        agent, plain = minter.of("session")
+    assert (agent["provider"], agent["voice"], agent["prompt"], agent["model"]) == ("elevenlabs", "Eve", "Be brief.", "m-1")
+    assert [tool["name"] for tool in agent["tools"]] == ["get_weather"]
+    assert plain == {"provider": "xai", "model": "m-1"}
+
+
 # -- refreshing --------------------------------------------------------------------------------------------------------------------
 
 
@@ -461,12 +486,11 @@ def test_when_a_token_is_refreshed(granted: dict[str, Any], seconds: float | Non
         billing = Billing(
             lambda wait: RestClient(KEY, base_url=minter.url, wait=wait),
             "",
-            {},
             clock=time.monotonic,
             after=timers.after,
             now=lambda: 1000.0,
         )
-        billing.obtain(5.0)
+        billing.obtain(5.0, {})
         billing.finish()
         assert billing.wait(5.0)
     assert timers.asked == ([] if seconds is None else [pytest.approx(seconds)])

@@ -21,6 +21,7 @@ from qai_realtime_sync.events import (
     SpeechStopped,
     TextDone,
     TranscriptCorrected,
+    TranscriptDelta,
     TranscriptDone,
     TurnDone,
 )
@@ -316,3 +317,27 @@ def test_only_the_last_thousand_turns_are_kept() -> None:
     assert len(turns._by_item) == len(turns._by_response) == 1000
     turns.told(user("late", "u0"), 0.0)
     assert turns.snapshot()[-1].user == "late"
+
+
+def test_words_of_the_user_open_a_turn_where_nothing_else_does() -> None:
+    """Without items and speech events the first words of the next sentence begin the next turn, and more of them no other."""
+    turns = Turns()
+    for number, words in ((1, "first"), (2, "second")):
+        for _ in range(2):
+            turns.told(TranscriptDelta(delta=words, source="input", response_id=f"t{number}"), 0.0)
+        turns.told(created(f"t{number}"), 0.0)
+        turns.told(said(words.upper(), f"t{number}", ""), 0.0)
+        turns.told(TranscriptDone(transcript=words, source="input", response_id=f"t{number}"), 0.0)
+        turns.told(done(f"t{number}"), 0.0)
+    assert [(turn.user, turn.assistant) for turn in turns.snapshot()] == [("first", "FIRST"), ("second", "SECOND")]
+
+
+def test_a_transcript_that_names_its_answer_goes_to_its_turn() -> None:
+    """Where what the user said is known only when it was answered, it belongs to that answer's turn, and opens none."""
+    turns = Turns()
+    for number in (1, 2):
+        turns.sent(SendText(text=f"typed {number}"), 0.0)
+        turns.told(created(f"t{number}"), 0.0)
+        turns.told(done(f"t{number}"), 0.0)
+    turns.told(TranscriptDone(transcript="spoken", source="input", response_id="t1"), 0.0)
+    assert [turn.user for turn in turns.snapshot()] == ["spoken", "typed 2"]

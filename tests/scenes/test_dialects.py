@@ -401,6 +401,24 @@ def test_an_override_of_the_program_is_not_dropped() -> None:
         made.close()
 
 
+@pytest.mark.parametrize("mint", [False, True], ids=["proxy", "minted"])
+def test_elevenlabs_through_the_gateway(mint: bool) -> None:
+    """The gateway's own path, and a session minted for the provider, give the same conversation; a minted one is ended and billed."""
+    made = Stage("xai", key="qai_right")
+    try:
+        client = RealtimeClient(
+            "qai_right", base_url=made.server.url, reconnect=False, mint=mint, **{"provider" if mint else "dialect": "elevenlabs"}
+        )
+        made.clients.append(client)
+        witness = Witness(client)
+        with client:
+            assert client.ask("How is the weather?", PATIENCE).text == "Sunny in Oslo."
+        assert witness.called == [("get_weather", "Oslo")]
+        assert [session["ended"] for session in made.server.ledger.sessions()] == ([1] if mint else [])
+    finally:
+        made.close()
+
+
 # -- with voices -------------------------------------------------------------------------------------------------------------
 
 
