@@ -26,7 +26,7 @@ from qai_realtime_sync.client.renewal import Renewal
 from qai_realtime_sync.client.sender import Sender, Timer
 from qai_realtime_sync.client.sound import SoundPath
 from qai_realtime_sync.client.waiting import Waiting
-from qai_realtime_sync.commands import Command, SendFunctionResult
+from qai_realtime_sync.commands import Command, CreateResponse, SendFunctionResult
 from qai_realtime_sync.config import UNSET, RealtimeConfig, Tool, TurnDetection
 from qai_realtime_sync.conversation.metrics import Meter, Metrics
 from qai_realtime_sync.conversation.playback import Playback
@@ -51,6 +51,7 @@ __all__ = ["Call", "log"]
 log = logging.getLogger("qai_realtime_sync")
 
 _REMEMBERED = 256
+_LONGEST_WAIT_FOR_AN_ANSWER = 30.0  # until it begins
 _ABORTED = 1006  # the code of an end without a goodbye, which is never sent (source: RFC 6455, 7.4.1)
 
 
@@ -97,6 +98,7 @@ class Call:
         )
         self.sender = Sender(self.clock, self._flush)
         self.lane = Lane("qai-lane")
+        self.teller = Lane("qai-teller")  # tells what other threads than the reader have to tell: slow handlers must not hold it up
         self.sound = SoundPath(self.config)
         self.responses = Responses()
         self.pool = ToolPool(
@@ -200,7 +202,7 @@ class Call:
             if self.closing or connection is None or self.planned:
                 return
             self.planned = why
-        self.outbox.pause()
+        self.outbox.pause(connection)
         self.sender.after(0, lambda: connection.close(1000, "", timeout=1.0))
 
     def adopt_formats(self, event: SessionReady) -> None:
@@ -251,10 +253,18 @@ class Call:
         self.sender.wake()
 
     def _was_sent(self, command: Command) -> None:
+        if isinstance(command, CreateResponse) and not command.out_of_band:
+            self.sender.after(_LONGEST_WAIT_FOR_AN_ANSWER, lambda: self.posting.post_held(self._overdue(command)))
         if self.replaying:
             return  # what handlers send goes nowhere; what was sent then is in the recording
         for observe in self.observers:
             observe(command, self.clock())
+
+    def _overdue(self, command: CreateResponse) -> list[Command]:
+        due = self.responses.overdue(command)
+        if due:
+            log.warning("the service did not begin to answer within %g s: the next request goes out", _LONGEST_WAIT_FOR_AN_ANSWER)
+        return due
 
     def _flush(self, timeout: float) -> None:
         connection = self.connection
@@ -281,6 +291,10 @@ class Call:
     def sink_failed(self, event: Event, error: BaseException) -> None:
         """Report that what `play_to` was given raised."""
         log.error("the sink of play_to failed", exc_info=error)
+        if not isinstance(error, Exception):  # the program means to end
+            self.waiting.fail(error)
+            if self.request_close(1000, ""):
+                self.close_from_handler()
         self.announce(HandlerFailed(event=event, handler="play_to", error=error))
 
     def make_void(self, response_ids: Iterable[str]) -> None:
@@ -322,6 +336,7 @@ class Call:
         if self.billing is not None:
             self.billing.give_up()
         self.wake_backoff.set()
+        self.opened.set()  # who waits in connect() need not wait for the end
         if changed is not None:
             self.announce(changed)
         return True

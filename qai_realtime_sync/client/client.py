@@ -173,20 +173,20 @@ class RealtimeClient(Listening, AudioIn):
         call.sender.start()
         call.reader.start()
         try:
-            self._await_opening(timeout)
+            self._await_opening(reader.timeout)
         except BaseException:
             closing.abort(call)
             call.over.wait(call.options.close_timeout)
             raise
         return self
 
-    def _await_opening(self, timeout: float | None) -> None:
+    def _await_opening(self, timeout: float) -> None:
         call = self._call
         # The reader and its timers keep the deadline; the extra moment lets them say what happened.
-        longest = timeout or call.options.connect_timeout
-        opened = call.opened.wait(None if longest is None else longest + _EXTRA_WAIT)
-        if not opened:
-            raise RealtimeTimeoutError(f"no connection within {longest:g} s")
+        if not call.opened.wait(timeout + _EXTRA_WAIT):
+            raise RealtimeTimeoutError(f"the service was not ready within {timeout:g} s, or a handler holds up what it said")
+        if call.closing and not call.over.is_set():
+            raise NotConnectedError("the client was closed while it connected")
         if call.connect_error is not None and call.lifecycle.state != "open" and call.over.is_set():
             closing.join(call, call.clock() + call.options.close_timeout)
             raise call.connect_error

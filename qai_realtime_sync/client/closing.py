@@ -35,7 +35,7 @@ def close(call: Call, code: int, reason: str, timeout: float) -> None:
     if call.reader is None:
         if first:
             _never_opened(call)
-        if threading.current_thread() is not call.lane.thread:
+        if threading.current_thread() not in (call.lane.thread, call.teller.thread):
             call.over.wait(timeout)
             join(call, deadline)
         return
@@ -109,13 +109,14 @@ def _never_opened(call: Call) -> None:
         return
     for event in (changed, Closed(code=None, clean=True, by="client", meaning="normal", unsent=call.outbox.end())):
         call.announce(event)
-    call.lane.post(call.over.set)
+    call.teller.post(call.over.set)
+    call.teller.stop()
     call.lane.stop()
 
 
 def join(call: Call, deadline: float) -> None:
     """Wait for the threads that are ours; user code that does not return keeps only its own thread."""
     billing = call.billing.threads if call.billing is not None else ()
-    for thread in (call.reader, call.sender.thread, call.lane.thread, *billing, *call.pool.threads):
+    for thread in (call.reader, call.sender.thread, call.lane.thread, call.teller.thread, *billing, *call.pool.threads):
         if thread is not None and thread is not threading.current_thread() and thread.is_alive():
             thread.join(max(0.0, deadline - call.clock()))

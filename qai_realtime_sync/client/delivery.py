@@ -2,7 +2,7 @@
 
 The reader delivers what the service says; what other threads have to tell (a tool that failed, playback that was stopped by the
 program) goes through the same queue. Whoever holds the delivery token runs handlers; the reader waits for the token, other threads
-leave their event to its holder, or to the lane.
+leave their event to its holder, or to the teller, a lane of its own.
 """
 
 from __future__ import annotations
@@ -106,16 +106,16 @@ class Delivery:
         """Tell something from any thread; never waits for a handler.
 
         Handlers run on threads of the client only: the program's may hold a lock that a handler wants, and the sender keeps the
-        connection alive. Where no handler runs just now, the lane takes over.
+        connection alive. Where no handler runs just now, the teller takes over.
         """
         with self._free:
             self._due.append(event)
             if self._delivering is not None:
                 return
-        if threading.current_thread() is self._call.lane.thread:
+        if threading.current_thread() is self._call.teller.thread:
             self._deliver_due()
         else:
-            self._call.lane.post(self._deliver_due)
+            self._call.teller.post(self._deliver_due)
 
     def _deliver_due(self) -> None:
         with self._free:
@@ -152,13 +152,13 @@ class Delivery:
         caused: Sequence[Event] | None = ()
         try:
             caused = react(self._call, event)
-        except Exception:  # a bug of ours must not end the conversation, nor keep the event from the program
+        except BaseException:  # a bug of ours must not end the conversation, nor keep the event, or the token, from the program
             log.exception("the client's own part in the event %s failed", event.event_name)
         if caused is None:
             return  # void: not for anybody's ears
         try:
             self.tell(event)
-        except Exception:  # of an observer; handlers' own failures do not come here
+        except BaseException:  # of an observer; handlers' own failures do not come here
             log.exception("the event %s could not be delivered", event.event_name)
         for one in caused:
             self._hand_out(one)

@@ -109,7 +109,9 @@ class Listening:
         Up to ``size`` events wait for the program; then the oldest go and are counted in ``.dropped``.
         """
         self._call.check_process()
-        return self._call.waiting.stream(size)
+        stream = self._call.waiting.stream(size)
+        stream.guard = self._call.delivery.check_not_in_handler
+        return stream
 
     def next_event(self, timeout: float | None = 30.0) -> Event:
         """Return the next event of any kind; the first call looks back to this thread's last ``send_*`` or ``connect``.

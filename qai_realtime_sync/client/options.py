@@ -127,3 +127,13 @@ class Options:
     clock: Callable[[], float] = time.monotonic
     random: Callable[[], float] = random.random
     dialer: Callable[..., Any] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        reserved = {"authorization", "x-api-key"}
+        if self.session is not None:
+            reserved = {"authorization"} if self.session.ephemeral_token else set()
+        for name in self.headers:
+            if name.strip().lower() in reserved:
+                raise ConfigError(
+                    f"the header {name!r} is the client's own: give the key as api_key, or the token to direct()", code="invalid_header"
+                )

@@ -30,6 +30,9 @@ class _Speaks(Protocol):
 class _Writes(Protocol):
     def try_send(self, frame: Frame) -> bool: ...
 
+    @property
+    def gave_all(self) -> bool: ...
+
 
 @attrs.define(kw_only=True)
 class OutboxCounts:
@@ -116,10 +119,21 @@ class Outbox:
             self._holds_audio = True
         self.pump()
 
-    def pause(self) -> None:
-        """Hold everything, sound too, until the next `open`: this connection is about to be replaced."""
+    def pause(self, connection: _Writes) -> None:
+        """Hold everything, sound too, until the next `open`: this connection is about to be replaced, if it is still in use."""
         with self._changed:
-            self._ready = False
+            if self._connection is connection:
+                self._ready = False
+
+    def forget(self, *kinds: type[Command]) -> None:
+        """Drop what waits of these kinds: it was meant for something that is gone."""
+        with self._changed:
+            stale = [entry for entry in self._queue if isinstance(entry.command, kinds)]
+            for entry in stale:
+                self._queue.remove(entry)
+                self._forget_size(entry)
+            self._counts.dropped += len(stale)
+            self._changed.notify_all()
 
     def prepend(self, commands: Iterable[Command]) -> None:
         """What a new connection must hear before everything that waits; while none is open."""
@@ -135,15 +149,20 @@ class Outbox:
         """The connection is gone. Sound is dropped and counted, other commands are held, also one that was half given: the service
         cannot have read it, and it goes out again (one of several frames is failed, because a part may have been read).
 
-        ``keep_audio``: the connection is replaced by plan, and the user's sound goes on without a gap.
+        What another thread is writing just now stays its business: it learns the end from the connection. ``keep_audio``: the
+        connection is replaced by plan, and the user's sound goes on without a gap.
         """
         with self._changed:
-            self._connection = None
+            connection, self._connection = self._connection, None
             self._ready = False
-            half = self._in_kernel_soon
-            if half is not None and self._left_to_sender:
-                self._take_back(half)
-            self._fail_half_sent()
+            if self._left_to_sender:
+                half = self._in_kernel_soon
+                if half is not None and connection is not None and connection.gave_all:
+                    self._counts.sent += 1  # an orderly end let it go out whole
+                    self._in_kernel_soon = None
+                elif half is not None:
+                    self._take_back(half)
+                self._fail_half_sent()
             self._changed.notify_all()
             if keep_audio:
                 return
@@ -294,9 +313,13 @@ class Outbox:
                     self._take_back(entry)
                     self._fail_half_sent()
                     self._changed.notify_all()
-            return False  # the reader sees the same end and tells it
+                return self._connection is not connection  # the reader sees the same end and tells it; or there is a new one already
         if not whole:
             with self._changed:
+                if self._connection is not connection and self._in_kernel_soon is entry:
+                    self._take_back(entry)  # the connection went away meanwhile
+                    self._fail_half_sent()
+                    return True
                 self._left_to_sender = self._in_kernel_soon is entry  # the token stays taken: it is the sender's, see `flushed`
             self._blocked()
             return False

@@ -36,6 +36,10 @@ class Posting:
         self._commands: collections.OrderedDict[str, Command] = collections.OrderedDict()
         self._noted: collections.OrderedDict[str, None] = collections.OrderedDict()  # written by who holds the outbox' write token
 
+    def reset(self) -> None:
+        """The connection is gone: what it was about to answer by itself it will not."""
+        self._commit_answered = False
+
     def submit(self, command: Command) -> str:
         """Send a command, or hold it until it may be sent. Return its event id.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qai_realtime_sync.client.barge_in import speech_began, speech_ended, stop_playing, watch_playback
 from qai_realtime_sync.client.history import history_commands
-from qai_realtime_sync.commands import Pong, SendContext
+from qai_realtime_sync.commands import CancelResponse, DeleteItem, Pong, RetrieveItem, SendContext, SendFunctionResult, TruncateItem
 from qai_realtime_sync.conversation.responses import BUSY
 from qai_realtime_sync.conversation.turns import FOLLOWED
 from qai_realtime_sync.events import (
@@ -86,6 +86,7 @@ def _session_ready(call: Call, event: SessionReady) -> list[Event]:
         call.mutations.ready()
         return []
     if call.history_due:
+        call.outbox.forget(CancelResponse, TruncateItem, DeleteItem, RetrieveItem, SendFunctionResult)  # of items it never had
         _tell_history(call)
     call.turns.connected(call.config.turn_detection)
     call.void.clear()
@@ -150,7 +151,7 @@ def _play(call: Call, event: AudioDelta) -> None:
             began = call.playback.told(event)
             if began is not None:
                 call.turns.sounds(event.response_id, began.at - call.connected_at, began.silent_at - call.connected_at)
-        except Exception as error:  # the sink is the program's: its failure is told like a handler's
+        except BaseException as error:  # the sink is the program's: its failure is told like a handler's
             call.sink_failed(event, error)
 
 

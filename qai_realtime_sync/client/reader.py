@@ -66,9 +66,16 @@ class Reader:
         self._lost_at = 0.0
         self._attempts = 0
         self._fatal: Ending | None = None
+        self._deadline: float | None = None  # of this attempt to connect, a second try with less asked for included
         self._replacing = False  # the connection is being replaced by plan: its dials may fail without ending the conversation
         self._resumed = False
         self._vigil = Vigil(call)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds from DNS to readiness."""
+        usual = _GATEWAY_TIMEOUT if self._access.gateway else _DIRECT_TIMEOUT
+        return self._timeout or self._call.options.connect_timeout or usual
 
     def run(self) -> None:
         """Live until it is over; then tell `Closed` and end the other threads."""
@@ -90,6 +97,8 @@ class Reader:
         policy = call.options.reconnect or _ONLY_PLANNED
         backoff = Backoff(policy, call.options.random)
         while True:
+            self._deadline = None
+            call.last_error = None
             lost = self._one_connection()
             self._vigil.end()
             if self._asks_for_less():
@@ -156,9 +165,11 @@ class Reader:
         call, options = self._call, self._call.options
         from qai_realtime_sync import transport  # lazily: importing the library must not import websocket-client
 
-        timeout = self._timeout or options.connect_timeout or (_GATEWAY_TIMEOUT if self._access.gateway else _DIRECT_TIMEOUT)
-        deadline = call.clock() + timeout
-        session = self._access.obtain(timeout, call.config)
+        timeout = self.timeout
+        if self._deadline is None:
+            self._deadline = call.clock() + timeout
+        deadline = self._deadline
+        session = self._access.obtain(max(0.001, deadline - call.clock()), call.config)
         dialect = self._access.dialect()
         handshake = dialect.handshake(call.config, session, self._access.token_key, self._resume)
         call.dialect = dialect
@@ -167,6 +178,10 @@ class Reader:
             call.cancellation = cancellation
             if call.closing:
                 cancellation.cancel()
+        traits = dialect.traits
+        # Before anything is held for this service: sound is converted when it is given.
+        call.sound.service_wants(traits.fixed_input, traits.fixed_output)
+        call.outbox.measure(call.sound.sends.bytes_per_second)
         call.outbox.speak(dialect)
         call.outbox.hold_audio()
         dial = options.dialer or transport.connect
@@ -187,9 +202,6 @@ class Reader:
             closing = call.closing
         if closing:
             connection.abort()
-        traits = dialect.traits
-        call.sound.service_wants(traits.fixed_input, traits.fixed_output)  # sound may be held for it before the service says so
-        call.outbox.measure(call.sound.sends.bytes_per_second)
         call.calls.serves(items=traits.items, asks=SendFunctionResult not in traits.answers_by_itself)
         self._resumed = self._resume is not None and traits.resumable
         call.history_due = False
@@ -327,6 +339,7 @@ class Reader:
             call.playback.lost()
         call.deliver(told)
         call.responses.reset()
+        call.posting.reset()
         changed = call.to_state("backoff")
         told = [] if changed is None else [changed]
         told.append(
@@ -339,7 +352,7 @@ class Reader:
     def _finish(self, lost: _Lost) -> None:
         call = self._call
         closing = call.closing
-        unsent = call.outbox.end()
+        unsent = (*call.outbox.end(), *call.responses.held())
         call.pool.stop()
         call.renewal.forget()
         call.mutations.end()
@@ -366,6 +379,7 @@ class Reader:
                 last.append(changed)
         call.deliver([*last, closed])
         call.lane.stop()
+        call.teller.stop()
         call.sender.stop()
 
     def _state(self, new: str) -> None:

@@ -29,6 +29,10 @@ class _Nowhere:
     def try_send(self, frame: Frame) -> bool:
         return True
 
+    @property
+    def gave_all(self) -> bool:
+        return True
+
 
 def replay(call: Call, folder: str | os.PathLike[str], speed: float | None, wait: Callable[[float], object] | None) -> None:
     """Retell a recording; returns at its end. Raises: see `RealtimeClient.replay`."""

@@ -30,6 +30,8 @@ class EventStream(Iterator[Event]):
         self._size = size
         self._over = False
         self.dropped = 0
+        self.guard: Callable[[str], None] | None = None
+        """Raises where waiting would wait for itself."""
         self.first = 0
         """Events up to this number are not for this stream: it was made after them, or was given them when it was made."""
 
@@ -53,6 +55,8 @@ class EventStream(Iterator[Event]):
             return self._queue.popleft()
 
     def __next__(self) -> Event:
+        if self.guard is not None:
+            self.guard("events()")
         try:
             return self.next()
         except NotConnectedError:

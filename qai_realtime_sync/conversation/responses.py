@@ -14,6 +14,7 @@ __all__ = ["BUSY", "Responses"]
 
 BUSY = "conversation_already_has_active_response"
 _ON_ITS_WAY = "?"
+_MOST_BESIDE = 64
 _REMEMBERED = 16
 
 
@@ -49,7 +50,11 @@ class Responses:
         """Ask for an answer: returned at once if none runs, else held."""
         with self._lock:
             if command.out_of_band:
+                if not command.metadata:
+                    command.metadata = {"request": command.event_id}  # what tells its answer from the conversation's
                 self._beside_requested[command.event_id] = command
+                while len(self._beside_requested) > _MOST_BESIDE:
+                    del self._beside_requested[next(iter(self._beside_requested))]
                 return [command]
             if self._active or self._requested is not None or self._held:
                 self._held.append(command)
@@ -114,6 +119,19 @@ class Responses:
             self._active = ""
             self._beside.clear()
             self._beside_requested.clear()
+
+    def held(self) -> list[Command]:
+        """The requests that were never sent, in order; asked at the end."""
+        with self._lock:
+            return list(self._held)
+
+    def overdue(self, command: CreateResponse) -> list[Command]:
+        """The service has not begun to answer this request for a long time: it is given up, and the next one returned."""
+        with self._lock:
+            if self._requested is not command or not self._requested_left:
+                return []
+            self._requested = None
+            return self._next()
 
     def next(self) -> list[Command]:
         """Return the held request whose time has come; asked after a reconnect."""

@@ -183,6 +183,11 @@ class Connection:
         """Bytes that were taken and are not in the kernel yet."""
         return self._lanes.waiting + self._stream.pending
 
+    @property
+    def gave_all(self) -> bool:
+        """True if every message that was taken is in the kernel as a whole; also to be asked after the end."""
+        return self._lanes.taken == self._lanes.given and not self._stream.pending
+
     def try_send(self, frame: Frame | str | bytes) -> bool:
         """Send a message without waiting: true if it and all before it are in the kernel.
 

@@ -404,7 +404,7 @@ def test_an_agent_is_minted_with_what_the_program_has_said_until_then() -> None:
     def dial(*_: Any, **__: Any) -> Any:
         raise ConnectError("no network here")
 
-    with gateway("wss://127.0.0.1:1/v1/realtime") as minter:
+    with gateway("", signed_url="wss://127.0.0.1:1/v1/convai?signature=s") as minter:
         for provider in ("elevenlabs", "xai"):
             config = RealtimeConfig(voice="Eve", instructions="Be brief.", model="m-1")
             client = RealtimeClient(KEY, config, base_url=minter.url, mint=True, provider=provider, dialer=dial, reconnect=False)

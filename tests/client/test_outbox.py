@@ -37,6 +37,7 @@ class Wire:
         self.room = room
         self.broken = False
         self.before: Callable[[], None] = lambda: None
+        self.gave_all = False  # what it took in part was given as a whole in the end
 
     def try_send(self, frame: Frame) -> bool:
         self.before()
@@ -153,7 +154,9 @@ def test_a_pause_holds_everything_until_the_next_connection() -> None:
     """A planned change of connections loses neither words nor sound."""
     first, second = Wire(), Wire()
     box = opened(first)
-    box.box.pause()
+    box.box.pause(second)  # type: ignore[arg-type]  # not the one in use: an order that came too late
+    assert box.box.is_open
+    box.box.pause(first)  # type: ignore[arg-type]
     box.put("1")
     box.hear("x")
     box.box.lose(keep_audio=True)
@@ -287,8 +290,9 @@ def test_a_flush_does_not_take_what_another_thread_is_just_writing() -> None:
 
 def test_sound_is_dropped_and_words_are_held_when_the_connection_is_lost() -> None:
     """After a loss sound is dropped and counted until a new connection is prepared; commands wait for it."""
-    box = opened(Wire())
-    box.box.pause()
+    first = Wire()
+    box = opened(first)
+    box.box.pause(first)  # type: ignore[arg-type]
     box.put("1")
     box.hear("ab")
     box.box.lose()
@@ -327,6 +331,51 @@ def test_half_a_command_goes_out_again_and_half_a_sound_does_not() -> None:
     assert box.adds_up() == OutboxCounts(sent=1, failed=1)
 
 
+def test_half_a_command_that_an_orderly_end_let_out_is_not_said_twice() -> None:
+    """The close frame of a planned change goes behind the frame that was half given: the service has read it."""
+    wire = Wire(room=0)
+    box = opened(wire)
+    box.put("1")
+    wire.gave_all = True
+    box.box.lose(keep_audio=True)
+    second = Wire()
+    box.box.open(second)  # type: ignore[arg-type]
+    assert second.got == []
+    assert box.adds_up() == OutboxCounts(sent=1)
+
+
+def test_a_command_that_was_being_written_when_the_connection_went_is_said_again() -> None:
+    """A loss does not decide over another thread's write: what it finds broken, or full, waits for the next connection."""
+    for ending in ("broken", "full"):
+        wire, second = Wire(room=0), Wire()
+        box = opened(wire)
+
+        def lost(wire: Wire = wire, box: Box = box, second: Wire = second, ending: str = ending) -> None:
+            box.box.lose()
+            wire.broken = ending == "broken"
+            box.box.open(second)  # type: ignore[arg-type]
+
+        wire.before = lost
+        box.put("1")
+        assert second.got == ["a:1"]
+        assert box.adds_up() == OutboxCounts(sent=1)
+
+
+def test_what_is_of_no_use_to_a_new_conversation_is_dropped() -> None:
+    """Commands of the kinds named are dropped and counted, the others keep their order."""
+    box = Box()
+    box.put("1")
+    box.box.put(CancelResponse())
+    box.box.put(TruncateItem(item_id="i", audio_end_ms=1))
+    box.puts += 2
+    box.put("2")
+    box.box.forget(CancelResponse, TruncateItem)
+    wire = Wire()
+    box.box.open(wire)  # type: ignore[arg-type]
+    assert wire.got == ["a:1", "a:2"]
+    assert box.adds_up() == OutboxCounts(sent=2, dropped=2)
+
+
 def test_a_part_of_several_frames_has_failed() -> None:
     """A command of several messages may have been read in part: it is not said twice."""
     wire = Wire(room=1)
@@ -352,21 +401,21 @@ def test_a_connection_that_broke_under_the_writer_keeps_the_words() -> None:
 
 
 def test_a_writer_that_was_overtaken_by_a_loss_touches_nothing() -> None:
-    """If the connection was lost while a thread was in its write, that command has its one outcome already."""
+    """If the connection was lost while a thread was in its write, the write says what became of the command."""
     wire = Wire()
     box = opened(wire)
     wire.before = box.box.lose
     box.hear("x")
-    assert box.adds_up() == OutboxCounts(failed=1)
+    assert box.adds_up() == OutboxCounts(sent=1)
     wire.before = lambda: (box.box.lose(), setattr(wire, "broken", True))[0]
     box.box.open(wire)  # type: ignore[arg-type]
     box.hear("y")
-    assert box.adds_up() == OutboxCounts(failed=2)
+    assert box.adds_up() == OutboxCounts(sent=1, failed=1)
     wire.broken, wire.room = False, 0
     box.box.open(wire)  # type: ignore[arg-type]
     wire.before = box.box.lose
     box.hear("z")
-    assert box.adds_up() == OutboxCounts(failed=3)
+    assert box.adds_up() == OutboxCounts(sent=1, failed=2)
     second = Wire()
     wire.before = lambda: None
     box.box.open(second)  # type: ignore[arg-type]
@@ -419,7 +468,7 @@ def test_what_is_not_wanted_any_more_is_dropped_when_its_turn_comes() -> None:
 
 
 def test_a_drop_that_was_overtaken_by_a_loss_touches_nothing() -> None:
-    """If the connection is lost while the question is asked, the loss decides."""
+    """If the connection is lost while the question is asked, the answer decides."""
     holder: list[Box] = []
 
     def unwanted(command: Command) -> bool:
@@ -430,7 +479,7 @@ def test_a_drop_that_was_overtaken_by_a_loss_touches_nothing() -> None:
     holder.append(box)
     box.box.open(Wire())  # type: ignore[arg-type]
     box.put("1")
-    assert box.adds_up().failed == 1
+    assert box.adds_up() == OutboxCounts(dropped=1)
 
 
 def test_after_close_nothing_is_taken_and_what_waits_still_goes() -> None:
@@ -492,8 +541,8 @@ def test_many_threads_keep_their_own_order_and_nothing_is_lost() -> None:
     for thread in threads:
         thread.start()
     start.wait(5.0)
-    for wire in wires[1:]:
-        box.box.pause()
+    for old, wire in zip(wires, wires[1:], strict=False):
+        box.box.pause(old)  # type: ignore[arg-type]
         box.box.lose()
         box.box.open(wire)  # type: ignore[arg-type]
     for thread in threads:

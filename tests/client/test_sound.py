@@ -190,7 +190,7 @@ def test_the_bound_of_sound_counts_seconds_of_what_is_sent() -> None:
     """16000 Hz that become 24000 Hz do not fill the outbox before their time."""
     with service() as peer, direct(peer, RealtimeConfig(sample_rate=16000), max_audio=2.0) as client:
         peer.talk()
-        client._call.outbox.pause()
+        client._call.outbox.pause(client._call.connection)
         for _ in range(9):
             client.send_audio(tone(0.2, 16000))
         with pytest.raises(OutboxFullError, match="more than 2 s of sound"):

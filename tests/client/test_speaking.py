@@ -652,7 +652,7 @@ def test_what_the_client_says_by_itself_may_fail_without_a_word_to_the_program(c
         client.wait_for("response_created", 5.0)
         client.create_response(instructions="second")
         client.create_response(instructions="third")
-        client._call.outbox.pause()
+        client._call.outbox.pause(client._call.connection)
         client.clear_audio()
         client._call.submit_quietly([TruncateItem(item_id="i1", audio_end_ms=1)])
         talk.done("r1")

@@ -21,9 +21,11 @@ pytest.importorskip("simple_websocket", reason="the local server needs simple-we
 from qai_realtime_sync.offline import RealtimeServer
 
 KEY = "qai_other"
-# The gateway's SDK names a newer Python than it needs, so pip must be told to look away.
-PACKAGES = ("quantum-ai-sdk==0.9.0", "httpx==0.28.1", "openai==3.51.0", "websockets==15.0.1")
-_PATIENCE = 240.0
+# The gateway's SDK names a newer Python than it needs, so pip must be told to look away: for it alone, or it would do so for all.
+GATEWAYS_OWN = ("quantum-ai-sdk==0.9.0",)
+OTHERS = ("httpx==0.28.1", "openai==3.51.0", "websockets==15.0.1")
+PACKAGES = (*GATEWAYS_OWN, *OTHERS)
+_PATIENCE = 120.0
 
 
 @pytest.fixture(scope="session")
@@ -35,20 +37,31 @@ def sdks(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) 
     complete = folder / "complete"
     if complete.exists():
         return folder
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--upgrade"]
-    command += ["--ignore-requires-python", "--target", str(folder), *PACKAGES]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--upgrade"]
+    steps = [
+        [*pip, "--target", str(folder), "--no-deps", "--ignore-requires-python", *GATEWAYS_OWN],
+        [*pip, "--target", str(folder), *OTHERS],
+    ]
+    for step in steps:
+        if problem := _attempt(step):
+            pytest.skip(f"{', '.join(PACKAGES)} cannot be installed: {problem}")
+    complete.touch()
+    return folder
+
+
+def _attempt(command: list[str]) -> str:
+    """Run pip, twice if need be, because a registry may be busy for a moment; return what went wrong."""
     problem = ""
-    for _ in range(2):  # a registry may be busy for a moment
+    for _ in range(2):
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
         except subprocess.TimeoutExpired:
             problem = f"pip took more than {_PATIENCE:g} s"
             continue
         if done.returncode == 0:
-            complete.touch()
-            return folder
+            return ""
         problem = (done.stderr.strip() or "pip failed").splitlines()[-1]
-    pytest.skip(f"{', '.join(PACKAGES)} cannot be installed: {problem}")
+    return problem
 
 
 def run(sdks: pathlib.Path, program: str, *arguments: str) -> dict[str, Any]:
