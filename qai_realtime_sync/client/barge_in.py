@@ -38,6 +38,7 @@ def speech_ended(call: Call) -> None:
     timer, call.speech_timer = call.speech_timer, None
     if timer is not None:
         timer.cancel()
+    call.settled()
 
 
 def _silence_of(call: Call) -> float:

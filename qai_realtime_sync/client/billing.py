@@ -89,8 +89,8 @@ class Billing:
         self._now = now
         self._closing = threading.Event()
         self._never = threading.Event()
-        self._idle = threading.Event()
-        self._idle.set()
+        self._settled = threading.Event()
+        self._settled.set()
         self._lane = Lane("qai-billing")
         self._lock = threading.Lock()  # guards everything below, and cost_ticks
         self._session: RealtimeSession | None = None
@@ -103,6 +103,7 @@ class Billing:
         self._question: _Question | None = None
         self._doing = ""  # the call that runs in the billing thread
         self._pending = 0
+        self._moving_money = 0  # those of them that mint or end
         self._over = False
         self._stopped = False
         self._end_by: float | None = None
@@ -137,7 +138,7 @@ class Billing:
             return self._ask(lambda question: self._mint(question, body, deadline), deadline)
         limit = min(deadline, self._clock() + timeout / 2) if alive else deadline
         try:
-            return self._ask(lambda _: self._refresh(session, limit), limit)
+            return self._ask(lambda _: self._refresh(session, limit), limit, vital=False)
         except (ConnectError, RealtimeTimeoutError) as error:
             if not alive or self._over:
                 raise
@@ -155,7 +156,7 @@ class Billing:
         """False for a failed minting that may have been charged all the same: it is never tried again by itself."""
         return error is not self._failed_mint
 
-    def _ask(self, action: Callable[[_Question], RealtimeSession], deadline: float) -> RealtimeSession:
+    def _ask(self, action: Callable[[_Question], RealtimeSession], deadline: float, *, vital: bool = True) -> RealtimeSession:
         question = _Question()
 
         def run() -> None:
@@ -167,7 +168,7 @@ class Billing:
 
         with self._lock:
             self._question = question
-        if self._over or not self._post(run):
+        if self._over or not self._post(run, vital=vital):
             raise _cancelled()
         question.settled.wait(max(0.0, deadline - self._clock()) + _GRACE)
         with self._lock:
@@ -216,8 +217,8 @@ class Billing:
         self._stop_when_idle()
 
     def wait(self, timeout: float) -> bool:
-        """Wait until all REST calls are done; False if ``timeout`` seconds were not enough."""
-        return self._idle.wait(timeout)
+        """Wait until nothing is minted or ended any more; False if ``timeout`` seconds were not enough. A refresh is not waited for."""
+        return self._settled.wait(timeout)
 
     def report_unsettled(self) -> None:
         """The process ends now: name in the log what could not be settled before."""
@@ -231,37 +232,39 @@ class Billing:
 
     # -- in the billing thread -------------------------------------------------------------------------------------------------
 
-    def _post(self, action: Callable[[], None], *, apart: bool = False) -> bool:
-        """Queue an action, behind the others or ``apart`` from them; False when it is too late for any."""
+    def _post(self, action: Callable[[], None], *, apart: bool = False, vital: bool = True) -> bool:
+        """Queue an action, behind the others or ``apart`` from them; ``vital`` if it moves money. False when it is too late for any."""
         lane = Lane("qai-billing-end") if apart else self._lane
         with self._lock:
             if self._stopped:
                 return False
             self._pending += 1
-            self._idle.clear()
+            if vital:
+                self._moving_money += 1
+                self._settled.clear()
+                _unsettled.add(self)
             if apart:
                 self._end_lanes.append(lane)
-            _unsettled.add(self)
 
         def run() -> None:
             try:
                 action()
             finally:
-                self._done()
+                self._done(vital)
 
         lane.post(run)
         if apart:
             lane.stop()
         return True
 
-    def _done(self) -> None:
+    def _done(self, vital: bool) -> None:
         with self._lock:
             self._pending -= 1
-            if self._pending:
-                return
-            if not self._open:
-                _unsettled.discard(self)
-            self._idle.set()
+            self._moving_money -= vital
+            if not self._moving_money:
+                if not self._open:
+                    _unsettled.discard(self)
+                self._settled.set()
         self._stop_when_idle()
 
     def _stop_when_idle(self) -> None:
@@ -355,7 +358,7 @@ class Billing:
         with self._lock:
             wanted = not self._over and session_id in self._open
         if wanted:
-            self._post(lambda: self._keep(session_id))
+            self._post(lambda: self._keep(session_id), vital=False)
 
     def _keep(self, session_id: str) -> None:
         """Refresh during the conversation: asked once for each token, again only when nothing could be sent."""

@@ -51,6 +51,12 @@ class Delivery:
         """True on the thread that runs handlers just now, and on the reader."""
         return self._delivering == threading.get_ident() or self._call.reader is threading.current_thread()
 
+    @property
+    def holds_reader(self) -> bool:
+        """True while the reader hands out events, or waits for its turn to: it does not look at the socket then."""
+        reader = self._call.reader
+        return self._patient > 0 or (reader is not None and self._delivering == reader.ident)
+
     def deliver(self, events: Iterable[Event]) -> None:
         """Hand events to the client's own parts and to the handlers; for the reader, which waits its turn."""
         me = threading.get_ident()

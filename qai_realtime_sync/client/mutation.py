@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from qai_realtime_sync.client.revisions import Revision, Revisions
 from qai_realtime_sync.commands import Configure, SendContext
-from qai_realtime_sync.config import RealtimeConfig
-from qai_realtime_sync.errors import ApiError, ConnectionClosedError, RealtimeError, RealtimeTimeoutError
+from qai_realtime_sync.errors import ApiError, ConnectionClosedError, RealtimeError, RealtimeTimeoutError, UnsupportedCommandError
 from qai_realtime_sync.events import ContextMutated, ErrorReceived
 
 if TYPE_CHECKING:
     from qai_realtime_sync.client.call import Call
     from qai_realtime_sync.client.sender import Timer
+    from qai_realtime_sync.dialects import Dialect
 
 __all__ = ["ContextMutation", "Mutations"]
 
@@ -81,27 +82,83 @@ class _Change:
     timeout: float
     members: list[ContextMutation]
     attempt: int = 0
-    before: RealtimeConfig | None = None
-    command: Configure | None = None
+    revision: Revision | None = None
+
+    @property
+    def by_connection(self) -> bool:
+        """True if a new connection is to bring it."""
+        return self.revision is not None and self.revision.command is None
 
 
 class Mutations:
-    """The queue of changes of one conversation; at most one is being tried."""
+    """The queue of changes of one conversation; at most one is being tried. `update` is the way beside it, without a queue."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self.revisions = Revisions(call)
+        self._turn = threading.Lock()  # held from making an update to giving it to the outbox: they leave in the order they were made
         self._lock = threading.Lock()  # guards everything below
         self._waiting: _Change | None = None
         self._trying: _Change | None = None
         self._timer: Timer | None = None
 
+    def update(self, fields: dict[str, Any], extra: Mapping[str, Any] | None) -> str:
+        """Send a change at once, whatever runs. Return the id of its command.
+
+        Raises: `ConfigError`; `UnsupportedCommandError` for what a new connection would have to bring; what `Call.submit` raises.
+        """
+        call = self._call
+        revision = Revision(dict(fields), dict(extra or {}))
+        revision.on(call.config)  # raises for wrong values
+        with self._turn:
+            once = call.dialect is not None and call.dialect.traits.configures_once
+            coming = call.lifecycle.state in ("connecting", "handshaking", "backoff")
+            if (once and coming) or (not once and self._needs_connection(revision)):
+                raise UnsupportedCommandError(
+                    "update_session() cannot change this over the connection there is; mutate_context() can, over a new one if need be"
+                )
+            if once:
+                return self._say_once(revision)
+            if call.dialect is not None and coming and not self.revisions.is_ready:
+                return self._say_later(revision, call.dialect)
+            self.revisions.book(revision)
+            return self._say(revision)
+
+    def _say(self, revision: Revision) -> str:
+        assert revision.command is not None
+        try:
+            return self._call.submit(revision.command)
+        except BaseException:
+            self.revisions.withdraw(revision)
+            raise
+
+    def _say_once(self, revision: Revision) -> str:
+        """The service fixes its configuration at the beginning, but perhaps it has a word for this; it answers none."""
+        try:
+            event_id = self._call.submit(self.revisions.unanswered(revision))
+        except UnsupportedCommandError as error:
+            if error.code == "invalid_value":
+                raise
+            raise UnsupportedCommandError(f"{error}: mutate_context() does that") from error
+        self.revisions.take_over(revision)
+        return event_id
+
+    def _say_later(self, revision: Revision, dialect: Dialect) -> str:
+        call = self._call
+        command = Configure(config=revision.on(call.config), changes=revision.extra or None)
+        call.posting.remember(command)
+        dialect.encode(command)  # raises for what has no form on the wire
+        self.revisions.hold(revision, command)
+        return command.event_id
+
     def submit(self, fields: dict[str, Any], extra: Mapping[str, Any] | None, bridge: str | None, timeout: float) -> ContextMutation:
-        """Take a change that was checked; try it at once if nothing runs."""
+        """Take a change that was checked; try it at once if nothing runs. Raises: `ConfigError` for a wrong value."""
         names = frozenset(fields) | {f"extra.{key}" for key in extra or {}}
         mutation = ContextMutation(names, self._call.delivery.check_not_in_handler)
         superseded: list[ContextMutation] = []
+        change = _Change(dict(fields), dict(extra or {}), bridge, timeout, [mutation])
+        Revision(change.fields, change.extra).on(self._call.config)
         with self._lock:
-            change = _Change(dict(fields), dict(extra or {}), bridge, timeout, [mutation])
             old = self._waiting
             if old is not None:
                 superseded = [m for m in old.members if m.fields & names]
@@ -112,41 +169,82 @@ class Mutations:
             self._waiting = change
         for one in superseded:
             self._tell([one], "superseded", 0)
-        if self._call.is_busy or self._trying is not None:
+        if self._trying is not None or not self._may_try():
             self._tell([mutation], "queued", 0)
         self.settle()
         return mutation
 
+    def _may_try(self) -> bool:
+        call = self._call
+        return not call.is_busy and call.lifecycle.state == "open" and self.revisions.is_ready
+
     def settle(self) -> None:
         """Nothing may be running any more: try what waits. Called after each answer and each tool."""
-        call = self._call
-        if self._waiting is None or call.is_busy or call.lifecycle.state != "open":
+        if self._waiting is None or not self._may_try():
             return
-        with self._lock:
-            if self._trying is not None or self._waiting is None:
-                return
-            change, self._waiting = self._waiting, None
-            self._trying = change
-        self._attempt(change)
+        failure: RealtimeError | None = None
+        with self._turn:
+            with self._lock:
+                if self._trying is not None or self._waiting is None:
+                    return
+                change, self._waiting = self._waiting, None
+                self._trying = change
+                change.attempt += 1
+                revision = Revision(change.fields, change.extra)
+                by_connection = self._needs_connection(revision)
+                change.revision = revision
+                self.revisions.book(revision, by_connection=by_connection)
+                if not by_connection:
+                    self._timer = self._call.sender.after(change.timeout, lambda: self._late(change))
+            if not by_connection:
+                try:
+                    self._say(revision)
+                except RealtimeError as error:
+                    failure = error
+        if failure is not None:
+            self._fail(change, failure)
+        elif by_connection:
+            self._tell(change.members, "resuming", change.attempt)
+            self._call.plan_reconnect("the configuration changes")
 
-    def ready(self) -> None:
-        """A `SessionReady` came: what was sent, or resumed with, is in force."""
-        with self._lock:
-            change, self._trying = self._trying, None
-            timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-        if change is None:
-            return
-        if change.bridge:
-            self._call.submit_quietly([SendContext(text=change.bridge)])
-        self._tell(change.members, "applied", change.attempt)
+    def _needs_connection(self, revision: Revision) -> bool:
+        """True for what the service does not change over the connection there is."""
+        call = self._call
+        if revision.model:
+            return True
+        if call.dialect is None:
+            return False
+        traits = call.dialect.traits
+        if traits.configures_once:
+            return True
+        return traits.voice_fixed_by_audio and call.has_spoken and revision.on(call.config).voice != call.config.voice
+
+    # -- what is told ----------------------------------------------------------------------------------------------------------
+
+    def opening(self) -> None:
+        """A connection is ready, and nothing was sent over it yet."""
+        self.revisions.opening()
+
+    def opened(self) -> None:
+        """A connection takes commands: what it was made for, and what its configuration held, is in force."""
+        change = self._trying
+        if change is not None and change.revision is not None and not self.revisions.is_open(change.revision):
+            self._applied(change)
+        self.settle()
+
+    def confirmed(self) -> None:
+        """A `SessionReady` came that opened nothing: it confirms the update that left first."""
+        revision = self.revisions.confirmed()
+        change = self._trying
+        if revision is not None and change is not None and change.revision is revision:
+            self._applied(change)
         self.settle()
 
     def refused(self, error: ErrorReceived) -> None:
-        """An error came; if it names our update, the change failed."""
+        """An error came; if it names an update, that has failed."""
+        revision = self.revisions.refused(error)
         change = self._trying
-        if change is not None and change.command is not None and error.caused_by == change.command.event_id:
+        if revision is not None and change is not None and change.revision is revision:
             self._fail(change, ApiError(f"the service refused the change: {error.message}", code=error.code or error.type or "refused"))
 
     def lost(self, error: Exception | None, retry: bool) -> bool:
@@ -155,11 +253,13 @@ class Mutations:
         True if the change is given up that this connection was made for: then the conversation goes on as it was before.
         """
         change = self._trying
+        self.revisions.lost(change.revision if change is not None else None)
         if change is None:
             return False
-        if change.command is not None or not retry or change.attempt >= _TRIES:
+        by_connection = change.by_connection
+        if not by_connection or not retry or change.attempt >= _TRIES:
             self._fail(change, error or ConnectionClosedError("the connection was lost before the change was confirmed"))
-            return change.command is None
+            return by_connection
         change.attempt += 1
         return False
 
@@ -168,49 +268,42 @@ class Mutations:
         with self._lock:
             changes = [c for c in (self._trying, self._waiting) if c is not None]
             self._trying = self._waiting = None
+            self._stop_timer()
         for change in changes:
             self._tell(change.members, "failed", change.attempt, ConnectionClosedError("the conversation ended before the change"))
 
-    # -- trying ---------------------------------------------------------------------------------------------------------------
+    # -- outcomes --------------------------------------------------------------------------------------------------------------
 
-    def _attempt(self, change: _Change) -> None:
-        call = self._call
-        assert call.dialect is not None
-        change.attempt += 1
-        change.before = call.config
-        traits = call.dialect.traits
-        model = change.extra.get("model")
-        fields = change.fields | ({"model": model} if model else {})
-        config = attrs.evolve(call.config, **fields)
-        new_connection = traits.configures_once or bool(model) or ("voice" in fields and traits.voice_fixed_by_audio and call.has_spoken)
-        if new_connection:
-            if change.extra:
-                config = attrs.evolve(config, session={**config.session, **change.extra})
-            call.config = config
-            self._tell(change.members, "resuming", change.attempt)
-            call.plan_reconnect("the configuration changes")
+    def _applied(self, change: _Change) -> None:
+        if not self._take_from_trial(change):
             return
-        change.command = Configure(config=config, changes=change.extra or None)
-        call.config = config
-        self._timer = call.sender.after(change.timeout, lambda: self._late(change))
-        try:
-            call.submit(change.command)
-        except RealtimeError as error:
-            self._fail(change, error)
+        if change.bridge:
+            self._call.submit_quietly([SendContext(text=change.bridge)])
+        self._tell(change.members, "applied", change.attempt)
 
     def _late(self, change: _Change) -> None:
-        if self._trying is change:
-            self._fail(change, RealtimeTimeoutError(f"the service did not confirm the change within {change.timeout:g} s"))
+        self._fail(change, RealtimeTimeoutError(f"the service did not confirm the change within {change.timeout:g} s"))
 
     def _fail(self, change: _Change, error: Exception) -> None:
-        with self._lock:
-            if self._trying is not change:
-                return
-            self._trying = None
-        if change.before is not None:
-            self._call.config = change.before
+        if not self._take_from_trial(change):
+            return
+        if change.revision is not None:
+            self.revisions.withdraw(change.revision)
         self._tell(change.members, "failed", change.attempt, error)
         self.settle()
+
+    def _take_from_trial(self, change: _Change) -> bool:
+        with self._lock:
+            if self._trying is not change:
+                return False
+            self._trying = None
+            self._stop_timer()
+            return True
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
 
     def _tell(self, members: list[ContextMutation], outcome: str, attempt: int, error: Exception | None = None) -> None:
         for mutation in members:

@@ -9,7 +9,16 @@ import secrets
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from qai_realtime_sync.commands import CancelResponse, Command, CommitAudio, CreateResponse, SendAudio, SendFunctionResult, SendText
+from qai_realtime_sync.commands import (
+    CancelResponse,
+    Command,
+    CommitAudio,
+    Configure,
+    CreateResponse,
+    SendAudio,
+    SendFunctionResult,
+    SendText,
+)
 from qai_realtime_sync.conversation.turns import NOTED_BEFORE
 from qai_realtime_sync.errors import NotConnectedError, OutboxFullError, RealtimeError, UnsupportedCommandError
 from qai_realtime_sync.events import Event
@@ -146,6 +155,8 @@ class Posting:
         """A command is about to be written; False drops it."""
         if isinstance(command, SendAudio):
             return True
+        if isinstance(command, Configure):
+            return self._call.mutations.revisions.may_leave(command)
         if isinstance(command, NOTED_BEFORE):
             self._note(command)
         return not isinstance(command, CreateResponse) or self._call.responses.may_leave(command)

@@ -83,15 +83,16 @@ def _session_ready(call: Call, event: SessionReady) -> list[Event]:
     connection = call.connection
     opened = call.to_state("open")
     if opened is None or connection is None:
-        call.mutations.ready()
+        call.mutations.confirmed()
         return []
     if call.history_due:
         call.outbox.forget(CancelResponse, TruncateItem, DeleteItem, RetrieveItem, SendFunctionResult)  # of items it never had
         _tell_history(call)
+    call.mutations.opening()
     call.turns.connected(call.config.turn_detection)
     call.void.clear()
     call.outbox.open(connection)
-    call.mutations.ready()
+    call.mutations.opened()
     call.posting.post_held(call.responses.next())
     call.opened.set()
     return [opened]

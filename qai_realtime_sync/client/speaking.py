@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ from qai_realtime_sync.commands import (
     ClearAudio,
     Command,
     CommitAudio,
-    Configure,
     CreateResponse,
     DeleteItem,
     RawEvent,
@@ -32,7 +32,7 @@ from qai_realtime_sync.commands import (
     SendText,
     TruncateItem,
 )
-from qai_realtime_sync.config import UNSET, RealtimeConfig
+from qai_realtime_sync.config import UNSET
 from qai_realtime_sync.errors import ApiError, ConfigError, RealtimeTimeoutError, UnsupportedCommandError
 from qai_realtime_sync.events import (
     AudioDelta,
@@ -70,12 +70,8 @@ class Speaking:
         call = self._call
         call.check_process()
         call.waiting.mark()
-        try:
+        with _values_checked():
             return call.submit(command)
-        except UnsupportedCommandError as error:
-            if error.code == "invalid_value":  # the service has the word, but the value has no form on the wire
-                raise ConfigError(str(error), code="invalid_value") from error
-            raise
 
     # -- the user's sound ------------------------------------------------------------------------------------------------------
 
@@ -289,13 +285,19 @@ class Speaking:
         turn_detection: Any = UNSET,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
-        """Change the running session; a `SessionReady` confirms it. ``extra`` are raw session fields. Raises: `ConfigError`."""
+        """Change the running session; a `SessionReady` confirms it. ``extra`` are raw session fields, kept for later connections.
+
+        What the service refuses is taken back. While a lost connection is replaced, the change waits for the new one.
+
+        Raises: `ConfigError`; `UnsupportedCommandError` for what only a new connection could change: see ``mutate_context``.
+        """
         given = {"instructions": instructions, "tools": tools, "voice": voice, "turn_detection": turn_detection}
         changes = {name: value for name, value in given.items() if value is not UNSET}
-        config: RealtimeConfig = attrs.evolve(self._call.config, **changes)
-        event_id = self._submit(Configure(config=config, changes=dict(extra) if extra else None))
-        self._call.config = config
-        return event_id
+        call = self._call
+        call.check_process()
+        call.waiting.mark()
+        with _values_checked():
+            return call.mutations.update(changes, extra)
 
     def approve_mcp_call(self, approval_id: str, approve: bool, reason: str = "") -> str:
         """Answer an `McpApprovalRequested`."""
@@ -405,6 +407,16 @@ class _Collected:
             self.answer.input_tokens += event.usage.input_tokens
             self.answer.output_tokens += event.usage.output_tokens
             self.answer.total_tokens += event.usage.total_tokens
+
+
+@contextlib.contextmanager
+def _values_checked() -> Iterator[None]:
+    try:
+        yield
+    except UnsupportedCommandError as error:
+        if error.code == "invalid_value":  # the service has the word, but the value has no form on the wire
+            raise ConfigError(str(error), code="invalid_value") from error
+        raise
 
 
 def _text(text: object, method: str) -> str:

@@ -111,7 +111,10 @@ class Vigil:
             return
         if not self._looks % _LOOKS:
             self._listen()
-        self._call.sender.after(self._call.options.pong_timeout, lambda: self._check(connection, now))
+        if self._call.delivery.holds_reader:
+            return  # a handler runs: the answer may lie in the socket, and nobody looks
+        frames = self._call.frames
+        self._call.sender.after(self._call.options.pong_timeout, lambda: self._check(connection, now, frames))
 
     def _unanswered(self, connection: Connection, now: float, interval: float) -> bool:
         """Who speaks to nobody must learn it sooner than who is silent: something went up since the last question, and nothing came."""
@@ -119,9 +122,13 @@ class Vigil:
         silent = now - connection.last_received >= interval / _LOOKS / 2
         return silent and not asked and self._call.outbox.counts.sent != self._asked_sent
 
-    def _check(self, connection: Connection, asked_at: float) -> None:
+    def _check(self, connection: Connection, asked_at: float, frames: int) -> None:
+        """Judge, if the reader waited for an answer all the time; else the next question is judged."""
+        call = self._call
+        if frames != call.frames or call.delivery.holds_reader:
+            return
         if connection is self._connection and connection.last_received < asked_at:
-            seconds = self._call.clock() - connection.last_received
+            seconds = call.clock() - connection.last_received
             log.warning("no sign of life from the service for %.0f s: the connection is given up", seconds)
             self._end(connection, ConnectionClosedError(f"no sign of life for {seconds:.0f} s, not even a pong", code=None))
 
@@ -134,7 +141,7 @@ class Vigil:
         """Tell once per connection that much goes up and nothing comes back; pongs do not count."""
         call = self._call
         now, frames, sent = call.clock(), call.frames, call.outbox.counts.sent
-        if frames != self._seen_frames or sent == self._seen_sent:
+        if frames != self._seen_frames or sent == self._seen_sent or call.delivery.holds_reader:
             self._quiet_since = now
         self._seen_frames, self._seen_sent = frames, sent
         if now - self._quiet_since >= call.options.silent_after and not self._silence_told:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 from qai_realtime_sync.audio import AudioFormat, b64decode, b64encode
 from qai_realtime_sync.offline import facts
 from qai_realtime_sync.offline.conversation import Conversation
-from qai_realtime_sync.offline.items import Detection, Item, RefusedError, Request, Settings, new_id
+from qai_realtime_sync.offline.items import Detection, Item, RefusedError, Request, Response, Settings, new_id
 from qai_realtime_sync.offline.journal import Journal
 from qai_realtime_sync.offline.overrides import Wanted, wanted
 from qai_realtime_sync.offline.playing import Playing
@@ -242,7 +242,8 @@ class ElevenLabsSpelling(Spelling):
                 return  # nobody waits for it (any more)
             del self._waiting[call_id]
             self.conversation.add(Item(new_id("item"), "function_call_output", call_id=call_id, output=result))
-            if not self._waiting:
+            active = self.conversation.active
+            if not self._waiting and not (active is not None and _calls(active)):  # more calls of it may come
                 self.conversation.answer_soon()
 
     def _pong(self, frame: dict[str, Any]) -> None:
@@ -362,7 +363,10 @@ class ElevenLabsSpelling(Spelling):
         elif response.status == "cancelled":
             if self._told:  # else nobody has heard of it
                 self._cut_off()
-        elif not any(item.kind == "function_call" for item in response.output):  # else the agent waits for its tools
+        elif calls := _calls(response):  # the utterance is not complete: the agent waits for its tools
+            if not any(call in self._waiting for call in calls):
+                self.conversation.answer_soon()  # the client was faster
+        else:
             self._maybe("agent_response_complete", agent_response_complete_event={"event_id": self._number})
 
     fact_writers: ClassVar[Mapping[type, Callable[[Any, Any], None]]] = {
@@ -376,6 +380,11 @@ class ElevenLabsSpelling(Spelling):
         facts.OutputEnded: _output_ended,
         facts.ResponseEnded: _response_ended,
     }
+
+
+def _calls(response: Response) -> list[str]:
+    """Return the ids of the calls of an answer."""
+    return [item.call_id for item in response.output if item.kind == "function_call"]
 
 
 def _parsed(message: str | bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from qai_realtime_sync.errors import (
     NotConnectedError,
     RealtimeError,
     RealtimeTimeoutError,
+    UnsupportedCommandError,
 )
-from qai_realtime_sync.events import ContextMutated, Event
+from qai_realtime_sync.events import ContextMutated, ErrorReceived, Event, Reconnecting
 from tests.servers import Talk, ready, refuse, service
 
 QUICK = ReconnectPolicy(base=0.01, cap=0.01)
@@ -250,3 +252,188 @@ def test_what_cannot_be_changed_is_refused_at_once() -> None:
                 client.mutate_context(voice=5)  # type: ignore[arg-type]
         with pytest.raises(NotConnectedError, match="the client is closed"):
             client.mutate_context(instructions="x")
+
+
+def test_a_change_during_a_backoff_is_queued_and_tried_on_the_new_connection() -> None:
+    """It is told that it waits, and nobody has to speak for it to be tried."""
+    with service() as peer:
+        client = peer.client(OLD, reconnect=QUICK)
+        told = steps(client)
+        over = threading.Event()
+        client.on(ContextMutated, lambda event: over.set() if event.outcome == "applied" else None)
+        made: list[Any] = []
+        client.on(Reconnecting, lambda event: made.append(client.mutate_context(instructions="new")))
+        with client:
+            peer.talk().drop()
+            talk = peer.talk()
+            assert talk.expect("session.update")["session"]["instructions"] == "old"
+            assert confirm(talk)["session"]["instructions"] == "new"
+            assert made[0].wait(5.0).outcome == "applied"
+            assert over.wait(5.0)
+            assert told == ["queued", "applied"]
+
+
+def test_each_update_has_its_own_answer() -> None:
+    """The confirmation of an earlier update_session is not taken for that of a change, which is refused behind it."""
+    with service() as peer, peer.client(OLD) as client:
+        talk = peer.talk()
+        talk.expect("session.update")
+        client.update_session(voice="eve")
+        mutation = client.mutate_context(instructions="bad")
+        assert talk.expect("session.update")["session"]["voice"] == "eve"
+        refused = talk.expect("session.update")["event_id"]
+        talk.say("session.updated", session={})
+        talk.error("invalid_value", refused, "Not like that.")
+        with pytest.raises(ApiError, match="Not like that"):
+            mutation.wait(5.0)
+        assert (client.config.voice, client.config.instructions) == ("eve", "old")
+
+
+def test_a_change_behind_a_refused_update_is_confirmed_by_its_own_answer() -> None:
+    """The error takes the first one's place, and only the first one is taken back."""
+    with service() as peer, peer.client(OLD) as client:
+        talk = peer.talk()
+        talk.expect("session.update")
+        refused = client.update_session(voice="nobody")
+        mutation = client.mutate_context(instructions="new")
+        talk.expect("session.update")
+        talk.expect("session.update")
+        talk.error("invalid_value", refused)
+        talk.say("session.updated", session={})
+        assert mutation.wait(5.0).outcome == "applied"
+        assert (client.config.voice, client.config.instructions) == (OLD.voice, "new")
+
+
+def test_raw_fields_stay_in_force() -> None:
+    """They are merged key by key, later updates and later connections have them too, and a newer named field wins over them."""
+    with service() as peer, peer.client(OLD, reconnect=QUICK) as client:
+        talk = peer.talk()
+        talk.expect("session.update")
+        mutation = client.mutate_context(extra={"temperature": 0.2, "voice": "raw", "audio": {"output": {"speed": 1.2}}})
+        said = confirm(talk)["session"]
+        mutation.wait(5.0)
+        assert (said["temperature"], said["voice"], said["audio"]["output"]["speed"]) == (0.2, "raw", 1.2)
+        assert "format" in said["audio"]["output"]
+        mutation = client.mutate_context(voice="eve")
+        said = confirm(talk)["session"]
+        mutation.wait(5.0)
+        assert (said["temperature"], said["voice"], said["audio"]["output"]["speed"]) == (0.2, "eve", 1.2)
+        talk.drop()
+        said = peer.talk().expect("session.update")["session"]
+        assert (said["temperature"], said["voice"], said["audio"]["output"]["speed"]) == (0.2, "eve", 1.2)
+
+
+def test_raw_fields_that_were_refused_are_forgotten() -> None:
+    """The next update does not say them again."""
+    with service() as peer, peer.client(OLD) as client:
+        talk = peer.talk()
+        talk.expect("session.update")
+        mutation = client.mutate_context(extra={"temperature": 9})
+        talk.error("invalid_value", talk.expect("session.update")["event_id"])
+        with pytest.raises(ApiError):
+            mutation.wait(5.0)
+        client.update_session(instructions="x")
+        assert "temperature" not in talk.expect("session.update")["session"]
+
+
+def test_a_refused_update_is_taken_back() -> None:
+    """Before the program hears of it; a later connection does not begin with it."""
+    with service() as peer, peer.client(OLD, reconnect=QUICK) as client:
+        talk = peer.talk()
+        event_id = client.update_session(voice="nobody", instructions="new")
+        seen: list[Any] = []
+        client.on(ErrorReceived, lambda event: seen.append((event.caused_by, client.config.voice, client.config.instructions)))
+        talk.fence(client)
+        talk.error("invalid_value", event_id)
+        client.wait_for("error", 5.0)
+        talk.fence(client)
+        talk.drop()
+        said = peer.talk().expect("session.update")["session"]
+        assert seen == [(event_id, OLD.voice, "old")]
+        assert (said["voice"], said["instructions"]) == (OLD.voice, "old")
+
+
+def test_a_change_that_fails_takes_back_only_itself() -> None:
+    """What update_session changed meanwhile stays."""
+    with service() as peer, peer.client(OLD) as client:
+        talk = peer.talk()
+        talk.expect("session.update")
+        mutation = client.mutate_context(instructions="bad")
+        refused = talk.expect("session.update")["event_id"]
+        client.update_session(voice="eve")
+        talk.fence(client)
+        talk.error("invalid_value", refused)
+        with pytest.raises(ApiError):
+            mutation.wait(5.0)
+        assert (client.config.voice, client.config.instructions) == ("eve", "old")
+
+
+def test_an_update_without_an_answer_is_said_again_over_the_next_connection() -> None:
+    """The new connection begins with what is certain; the update follows under its old id, once, and can still be refused."""
+    with service() as peer, peer.client(OLD, reconnect=QUICK) as client:
+        talk = peer.talk()
+        talk.expect("session.update")
+        event_id = client.update_session(instructions="new")
+        talk.expect("session.update")
+        talk.drop()
+        second = peer.talk()
+        assert second.expect("session.update")["session"]["instructions"] == "old"
+        again = second.expect("session.update")
+        assert (again["event_id"], again["session"]["instructions"]) == (event_id, "new")
+        second.error("invalid_value", event_id)
+        client.wait_for("error", 5.0)
+        assert client.config.instructions == "old"
+        second.fence(client)
+        assert second.count("session.update") == 2
+
+
+def test_an_update_during_a_backoff_waits_for_the_connection() -> None:
+    """It comes before what was sent behind it, and is the configuration from then on."""
+    with service() as peer:
+        client = peer.client(OLD, reconnect=QUICK)
+        ids: list[str] = []
+
+        def meanwhile(event: Event) -> None:
+            ids.append(client.update_session(instructions="new"))
+            client.send_text("Hello.", respond=False)
+
+        client.on(Reconnecting, meanwhile)
+        with client:
+            peer.talk().drop()
+            talk = peer.talk()
+            assert talk.expect("session.update")["session"]["instructions"] == "old"
+            update = talk.expect("session.update")
+            assert (update["event_id"], update["session"]["instructions"]) == (ids[0], "new")
+            talk.expect("conversation.item.create")
+            assert client.config.instructions == "new"
+
+
+def test_an_update_that_needs_a_new_connection_is_refused_at_once() -> None:
+    """It names the method that can."""
+    with service() as peer, peer.client(OLD) as client:
+        talk = peer.talk()
+        with pytest.raises(UnsupportedCommandError, match=r"mutate_context\(\) can"):
+            client.update_session(extra={"model": "grok-9"})
+        assert client.config == OLD
+        talk.fence(client)
+        assert talk.count("session.update") == 1
+
+
+def test_updates_of_many_threads_leave_in_the_order_they_were_made() -> None:
+    """The last one that leaves holds them all: none is overwritten by an older picture of the configuration."""
+    with service() as peer, peer.client(OLD) as client:
+        talk = peer.talk()
+
+        def speak(name: str) -> None:
+            for number in range(20):
+                client.update_session(extra={name: number})
+
+        threads = [threading.Thread(target=speak, args=(f"x{index}",)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5.0)
+        talk.fence(client)
+        updates = [v["session"] for v in talk.received if v["type"] == "session.update"]
+        assert len(updates) == 81
+        assert {name: updates[-1].get(name) for name in ("x0", "x1", "x2", "x3")} == dict.fromkeys(("x0", "x1", "x2", "x3"), 19)

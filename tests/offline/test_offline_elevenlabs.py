@@ -192,6 +192,19 @@ def test_client_tools(talk: Callable[..., Talk]) -> None:
     assert events[0]["agent_response_event"]["agent_response"] == "One. Two."
 
 
+def test_a_client_that_answers_faster_than_the_agent_asks(talk: Callable[..., Talk]) -> None:
+    """However early a result comes, the agent goes on once, with all of them."""
+    one = talk()
+    one.override(client_events=ALL_EVENTS)
+    for _ in range(10):
+        one.send("user_message", text="Do two things.")
+        for number in ("One.", "Two."):
+            call = one.expect("client_tool_call")["client_tool_call"]
+            one.send("client_tool_result", tool_call_id=call["tool_call_id"], result=number, is_error=False)
+        events = one.until("agent_response_complete")
+        assert [event["agent_response_event"]["agent_response"] for event in events if event["type"] == "agent_response"] == ["One. Two."]
+
+
 def test_the_agents_own_tool(talk: Callable[..., Talk]) -> None:
     """A question about the weather calls get_weather with the city."""
     one = talk()
