@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import threading
 from typing import Any
 
@@ -180,7 +181,7 @@ def test_an_unknown_event_is_refused_with_the_nearest_names(name: str, near: str
             register(name, print)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("event", [5, None, dict, object()], ids=str)
+@pytest.mark.parametrize("event", [5, None, dict, object()], ids=lambda value: re.sub(r" at 0x\w+", "", str(value)))
 def test_what_is_no_event_is_refused(event: Any) -> None:
     """Neither a number nor a class of something else."""
     with pytest.raises(ConfigError, match="there is no event"):

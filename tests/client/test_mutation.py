@@ -20,6 +20,7 @@ from qai_realtime_sync.errors import (
     UnsupportedCommandError,
 )
 from qai_realtime_sync.events import ContextMutated, ErrorReceived, Event, Reconnecting
+from qai_realtime_sync.offline import RealtimeServer
 from tests.servers import Talk, ready, refuse, service
 
 QUICK = ReconnectPolicy(base=0.01, cap=0.01)
@@ -437,3 +438,21 @@ def test_updates_of_many_threads_leave_in_the_order_they_were_made() -> None:
         updates = [v["session"] for v in talk.received if v["type"] == "session.update"]
         assert len(updates) == 81
         assert {name: updates[-1].get(name) for name in ("x0", "x1", "x2", "x3")} == dict.fromkeys(("x0", "x1", "x2", "x3"), 19)
+
+
+@pytest.mark.parametrize("dialect", ["gemini", "elevenlabs"])
+def test_a_service_that_is_configured_once_takes_an_update_where_it_has_a_word_for_it(dialect: str) -> None:
+    """The rest is refused in the caller's thread, with the method that can do it, and changes nothing here."""
+    with (
+        RealtimeServer(light=True, pace=1000, dialect=dialect) as server,
+        RealtimeClient.direct(server.ws_url, "key", OLD, dialect=dialect) as client,
+    ):
+        with pytest.raises(UnsupportedCommandError, match=r"mutate_context\(\) does that"):
+            client.update_session(voice="Puck")
+        assert client.config == OLD
+        if dialect == "gemini":
+            client.update_session(extra={"tools": []})
+            client.update_session(instructions="new")
+            assert (client.config.instructions, client.config.session) == ("new", {"tools": []})
+        assert client.mutate_context(voice="Puck").wait(5.0).outcome == "applied"
+        assert client.config.voice == "Puck"

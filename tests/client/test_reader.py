@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -88,7 +89,7 @@ def test_a_loss_is_told_and_mended(lose: Callable[[Talk], None]) -> None:
         by_code(1001, "session duration limit reached"),
         lambda talk: talk.raw(frame(1, b"x", reserved=7)),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),
 )
 def test_what_would_not_do_better_next_time_is_not_tried_again(lose: Callable[[Talk], None]) -> None:
     """A normal end, a refusal, a violation: the words of the reason decide before the code."""

@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import enum
 import functools
+import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Optional, Union
@@ -377,7 +378,7 @@ class Own:
         ({(1, 2): 3}, "no JSON form"),
         (5j, "no JSON form"),
     ],
-    ids=repr,
+    ids=lambda value: re.sub(r" at 0x\w+", "", repr(value)),
 )
 def test_a_result_without_a_json_form_is_refused(value: Any, words: str) -> None:
     """What a model could not read is told to the program instead."""

@@ -475,7 +475,12 @@ def leave_processes(server: RealtimeServer) -> None:
             if way == "Ctrl-C":
                 process.send_signal(signal.SIGINT)
         for way, process in running:
-            _, errors = process.communicate(timeout=30)
+            try:
+                _, errors = process.communicate(timeout=8)
+            except subprocess.TimeoutExpired:
+                # A signal that comes in the very moment before a lock is waited for is seen by CPython only with the next one.
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=30)
             assert process.returncode == {"Ctrl-C": -signal.SIGINT, "sys.exit": 3, "exception in main": 1}[way], errors
     finally:
         for _, process in running:
