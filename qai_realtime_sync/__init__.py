@@ -318,6 +318,7 @@ if _TYPE_CHECKING:
     )
     from qai_realtime_sync.events import (
         VadScore as VadScore,
+        WaitingForInput as WaitingForInput,
     )
     from qai_realtime_sync.rest import RestClient as RestClient
     from qai_realtime_sync.turns import Answer as Answer
@@ -459,6 +460,7 @@ _ROOMS = {
         "Unknown",
         "Usage",
         "VadScore",
+        "WaitingForInput",
     ),
     "rest": (
         "RestClient",
@@ -586,6 +588,7 @@ __all__ = [
     "Usage",
     "VadScore",
     "Voice",
+    "WaitingForInput",
     "install_signal_handlers",
 ]
 

@@ -91,6 +91,7 @@ __all__ = [
     "Unknown",
     "Usage",
     "VadScore",
+    "WaitingForInput",
     "event_class",
     "event_from_dict",
 ]
@@ -333,6 +334,13 @@ class VadScore(Event):
     """How sure the service is that somebody speaks, 0 to 1."""
 
     score: float = 0.0
+
+
+@attrs.define(kw_only=True)
+class WaitingForInput(Event):
+    """The service says that it does not answer yet, because it expects the user to go on."""
+
+    response_id: str = ""
 
 
 # -- transcripts -------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "InputTimeout": {**I, "audio_start_ms": None, "audio_end_ms": None},
     "DtmfReceived": {"digit": "", "received_at": None},
     "VadScore": {"score": 0.0},
+    "WaitingForInput": {**R},
     # transcripts
     "TranscriptDelta": {"delta": "", "text": "", "source": "output", "snapshot": False, **R, **I, **C},
     "TranscriptDone": {"transcript": "", "source": "output", "final": True, **R, **I, **C, "usage": None, "languages": []},

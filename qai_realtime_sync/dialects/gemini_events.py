@@ -44,6 +44,7 @@ from qai_realtime_sync.events import (
     TranscriptDone,
     Unknown,
     Usage,
+    WaitingForInput,
 )
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def setup_complete(dialect: Gemini, value: Value) -> list[Event]:
     AudioDelta,
     AudioDone,
     Interrupted,
+    WaitingForInput,
     ResponseDone,
 )
 def server_content(dialect: Gemini, value: Value) -> list[Event]:
@@ -142,6 +144,8 @@ def server_content(dialect: Gemini, value: Value) -> list[Event]:
     if content.get("generationComplete") is True and dialect.sounded:
         dialect.sounded = False
         told.append(AudioDone(raw=value, response_id=dialect.turn))
+    if content.get("waitingForInput") is True:
+        told.append(WaitingForInput(raw=value, response_id=dialect.turn))
     if content.get("turnComplete") is True:
         told += dialect.turn_over(content, value)
     return told
