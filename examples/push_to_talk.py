@@ -63,7 +63,12 @@ def main() -> None:
                 client.drain()
             client.commit_audio()
             client.create_response()
-            client.wait_for("response_done", timeout=30)
+            done = client.wait_for("response_done", timeout=30)
+
+    if done.status == "failed":
+        raise SystemExit(f"the service could not answer: {done.error_message or done.error_code or done.reason}")
+    if done.status != "completed":
+        print(f"the answer is not whole: {done.status} {done.reason}".rstrip())
 
     if arguments.answer is not None:
         with wave.open(arguments.answer, "wb") as file:

@@ -285,7 +285,12 @@ class RealtimeConfig:
     @tools.validator
     def _check_tools(self, attribute: attrs.Attribute[Any], value: object) -> None:
         if not isinstance(value, list) or not all(isinstance(tool, (Mapping, Tool)) for tool in value):
-            raise _fail(self, attribute, value, "a list of dicts or Tool objects")
+            wanted = "a list of dicts or Tool objects"
+            if not isinstance(value, list):
+                raise _fail(self, attribute, value, wanted)
+            at = next(at for at, tool in enumerate(value) if not isinstance(tool, (Mapping, Tool)))
+            found = type(value[at]).__name__
+            raise ConfigError(f"RealtimeConfig.tools must be {wanted}, but tools[{at}] is {found}; for a function use @client.tool")
 
     @tool_choice.validator
     def _check_tool_choice(self, attribute: attrs.Attribute[Any], value: object) -> None:

@@ -113,6 +113,8 @@ def test_the_message_shows_what_was_given_unless_it_is_long() -> None:
         RealtimeConfig(input_format="mp3")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="not str$"):
         RealtimeConfig(input_format="x" * 100)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"but tools\[1\] is str; for a function use @client.tool"):
+        RealtimeConfig(tools=[WEATHER, "x"])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="not dict$"):
         RealtimeConfig(tools={"authorization": "secret"})  # type: ignore[arg-type]
 

@@ -36,7 +36,6 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "ssl": ("transport",),
     "socket": ("transport",),
     "certifi": ("transport",),
-    "python_socks": ("transport",),
     "requests": ("rest",),
     "urllib3": ("rest",),
     "soxr": ("audio",),

@@ -158,6 +158,16 @@ def test_headers_that_cannot_be_sent_are_refused(name: str, value: Any) -> None:
     assert caught.value.code == "invalid_header"
 
 
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [("", "no API key was given"), ("qai_k\n", "a line break"), (" qai", "a blank at"), ("qai_ключ", "character"), (5, "not int")],
+)
+def test_the_error_says_what_is_wrong_with_a_key(key: Any, why: str) -> None:
+    """One reason, not a list of all that there are."""
+    with pytest.raises(ConfigError, match=why):
+        RestClient(key)
+
+
 @pytest.mark.parametrize("key", ["", " ", "qai_k\n", "\rqai", "qai_ключ", " qai", "qai\x00", "qai_k\x7f", 5])
 def test_a_key_that_no_header_can_carry_is_refused(key: Any) -> None:
     """Such a key is an error before any I/O, and the message does not repeat it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pathlib
 import tempfile
@@ -41,27 +42,52 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--tls, --light and --dialect are for the local server; they do not go with --url")
     if arguments.wav and arguments.fast:
         raise ConfigError("--fast plays the first two scripted turns; it does not go with --wav")
-    folder = _folder(arguments.out)
-    print(f"recording to {folder}{os.sep} ({', '.join(_FILES)})", flush=True)
-    call = DemoCall(folder, arguments)
-    stopped = 0
+    call: DemoCall | None = None
+    folder: pathlib.Path | None = None
+    stopped, is_new = 0, False
     try:
         with Interruptions() as interruptions:
-            call.talk(interruptions)
+            call = DemoCall(arguments)
+            with interruptions.held():
+                is_new = arguments.out is None or not os.path.exists(arguments.out)
+                folder = _folder(arguments.out)
+            print(f"recording to {folder}{os.sep} ({', '.join(_FILES)})", flush=True)
+            call.talk(folder, interruptions)
     except KeyboardInterrupt:
         stopped = 130
     except TerminatedError:
         stopped = 143
+    finally:
+        recorded = call is not None and call.connected
+        if folder is not None and is_new and not recorded:
+            _discard(folder)
     if stopped:
-        print(f"\nstopped; what was recorded until now is in {folder}{os.sep}", flush=True)
+        print("\nstopped; " + (f"what was recorded until now is in {folder}{os.sep}" if recorded else "nothing was recorded"), flush=True)
         return stopped
+    assert call is not None
     return call.report()
 
 
+def _discard(folder: pathlib.Path) -> None:
+    """Remove a folder of ours that has no conversation; whatever else is in it stays."""
+    with contextlib.suppress(OSError):
+        for name in _FILES:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+
+
 def _folder(wanted: str | None) -> pathlib.Path:
-    """Return the folder for the recording; one that was not asked for by name is always a new one."""
+    """Make the folder for the recording and return it; one that was not asked for by name is always a new one.
+
+    Raises: `ConfigError` if nothing can be written to the one that was asked for.
+    """
     if wanted is not None:
         folder = pathlib.Path(wanted)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ConfigError(f"--out {wanted}: nothing can be written there: {error.strerror or error}", code="invalid_path") from error
         if any((folder / name).exists() for name in _FILES):
             print(f"replacing the recording that is in {folder}{os.sep}", flush=True)
         return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import time
 from contextlib import ExitStack
@@ -44,10 +45,16 @@ _PIP = "pip install 'qai-realtime-sync[offline]'"
 
 
 class DemoCall:
-    """One run of the demo: `talk`, then `report`."""
+    """One run of the demo: `talk`, then `report`. Raises: `ConfigError` for what is known to be missing before anything begins."""
 
-    def __init__(self, folder: pathlib.Path, arguments: argparse.Namespace) -> None:
-        self._folder, self._arguments = folder, arguments
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._folder = pathlib.Path()
+        self.connected = False  # so there is something in the recording
+        if arguments.url and not (arguments.key or os.environ.get("QAI_API_KEY")):
+            raise ConfigError("--url needs a key: set the environment variable QAI_API_KEY, or give --key", code="no_key")
+        if not arguments.url:
+            import qai_realtime_sync.offline  # noqa: F401 - says which pip line helps if a part of the server is missing
         self._own_sound = read_wav(arguments.wav, _AUDIO) if arguments.wav else b""
         self._clock = SkippingTime() if arguments.fast else RealTime()
         self._recorder: Recorder | None = None
@@ -58,8 +65,9 @@ class DemoCall:
 
     # -- the call -------------------------------------------------------------------------------------------------------------
 
-    def talk(self, interruptions: Interruptions) -> None:
-        """Start what is needed, play the turns, and end everything. Raises: `RealtimeError`."""
+    def talk(self, folder: pathlib.Path, interruptions: Interruptions) -> None:
+        """Start what is needed, play and record the turns, and end everything. Raises: `RealtimeError`."""
+        self._folder = folder
         with ExitStack() as stack:
             server = self._start_server(stack, interruptions)
             sentences = self._sentences()
@@ -118,6 +126,7 @@ class DemoCall:
         self._measured.follow(client)
         try:
             with recorder, client, Caller(client.send_audio, _AUDIO, self._clock) as caller:
+                self.connected = True
                 live.line("", f"(connected to {arguments.url or (server.url if server else '')}, session {client.session_id})")
                 player = _Player(client, caller, sink, live, self._clock, self._turns)
                 if self._own_sound:

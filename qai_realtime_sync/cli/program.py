@@ -27,6 +27,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 # Errors of the program's surroundings, not of what was typed.
 _NOT_USAGE = frozenset({"missing_dependency", "cannot_listen", "invalid_path"})
+# The library's messages name its arguments; what they are called on the command line, by the error's code.
+_HERE = {
+    "invalid_api_key": "on the command line: --key KEY",
+    "insecure_url": "the command line has no option for that: give --url an https:// address",
+    "insecure_base_url": "the command line has no option for that: give --url an https:// address",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +54,8 @@ def _run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        hint = _HERE.get(error.code or "")
+        print(f"error: {error}" + (f" ({hint})" if hint else ""), file=sys.stderr)
         return FAILED if error.code in _NOT_USAGE else USAGE
     except RealtimeError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -63,7 +70,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="qai-realtime",
         description="Realtime voice from the command line.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
+        epilog="Exit codes: 0 done (serve: also by Ctrl-C), 1 failed, 2 wrong usage, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {qai_realtime_sync.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

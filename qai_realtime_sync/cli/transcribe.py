@@ -7,7 +7,7 @@ from typing import Any
 
 from qai_realtime_sync import Event, RealtimeConfig, TranscriptDone, TranscriptFailed
 from qai_realtime_sync.audio import AudioFormat
-from qai_realtime_sync.cli.address import add_address, client_for
+from qai_realtime_sync.cli.address import add_address, client_for, seconds
 from qai_realtime_sync.cli.sound_files import read_wav, send_all
 from qai_realtime_sync.errors import ApiError
 
@@ -19,14 +19,14 @@ _AUDIO = AudioFormat()
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the file, and where to."""
     parser.add_argument("file", metavar="FILE", help="a WAV file")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for the words (default: %(default)s)")
+    parser.add_argument("--timeout", type=seconds, default=60.0, help="seconds to wait for the words (default: %(default)s)")
     add_address(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the words; return 0. Raises: `RealtimeError`."""
     pcm = read_wav(arguments.file, _AUDIO)
-    with client_for(arguments, RealtimeConfig(turn_detection=None)) as client:
+    with client_for(arguments, RealtimeConfig(turn_detection=None), words=True) as client:
         with client:
             send_all(client, pcm, _AUDIO)
             client.commit_audio()

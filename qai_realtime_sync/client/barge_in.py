@@ -61,7 +61,7 @@ def stop_playing(call: Call, reason: Literal["barge_in", "interrupt"]) -> list[E
     """Silence the sink, cancel the answer if it still grows, and cut it at what was heard. Returns what to tell.
 
     The order matters: the ears first, then the wire. The service may have cancelled by itself; the error that answers our cancel then is
-    benign.
+    not told.
     """
     stopped = call.playback.stop(reason) if call.playback is not None else None
     if stopped is None:

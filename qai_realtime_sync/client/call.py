@@ -74,6 +74,7 @@ class Call:
         self.over = threading.Event()  # set when Closed was delivered
         self.wake_backoff = threading.Event()
         self.connect_error: BaseException | None = None
+        self.handler_error: Exception | None = None  # of the handler that ended the conversation
         self.session_id = ""
         self.frames = 0  # messages that came, for the vigil
         self.expires_at: float | None = None  # unix seconds, as the service said
@@ -284,6 +285,7 @@ class Call:
         if self.options.on_handler_error == "raise" or wants_exit:
             self.waiting.fail(error)
         if (self.options.on_handler_error == "close" or wants_exit) and self.request_close(1000, ""):
+            self.handler_error = error if isinstance(error, Exception) else None
             self.close_from_handler()
         if not isinstance(event, HandlerFailed):
             self.announce(HandlerFailed(event=event, handler=registration.name, error=error))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
 import threading
 import weakref
@@ -21,9 +23,11 @@ from qai_realtime_sync.client.options import ClientOptions, Options
 from qai_realtime_sync.client.outbox import OutboxCounts
 from qai_realtime_sync.client.reader import Reader
 from qai_realtime_sync.client.redaction import without_frames
+from qai_realtime_sync.client.waiting import check_timeout, in_slices
 from qai_realtime_sync.commands import SendAudio
 from qai_realtime_sync.config import UNSET, RealtimeConfig, RealtimeSession, Tool, TurnDetection, Unset
 from qai_realtime_sync.conversation.metrics import Metrics
+from qai_realtime_sync.conversation.pacing import PacedSink
 from qai_realtime_sync.conversation.playback import Playback, Sink
 from qai_realtime_sync.conversation.record import Conversation
 from qai_realtime_sync.errors import ConfigError, NotConnectedError, RealtimeTimeoutError
@@ -92,7 +96,7 @@ class RealtimeClient(Listening, AudioIn):
                 dialect=dialect,
                 reconnect=reconnect,
                 headers=headers or {},
-                **_known(options),
+                **_known(options, RealtimeClient.__init__, "RealtimeClient"),
             )
         except ConfigError as error:
             del api_key, headers, options, base_url  # a crash reporter that sends the locals of frames must not find them
@@ -129,7 +133,7 @@ class RealtimeClient(Listening, AudioIn):
                 dialect=dialect,
                 reconnect=reconnect,
                 headers=headers or {},
-                **_known(options),
+                **_known(options, RealtimeClient.direct, "RealtimeClient.direct"),
             )
         except ConfigError as error:
             del url, token, headers, options  # as above
@@ -155,8 +159,7 @@ class RealtimeClient(Listening, AudioIn):
         """
         call = self._call
         call.check_process()
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0):
-            raise ConfigError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        check_timeout(timeout, zero=False)
         access = Access(call.options, call.clock, call.sender.after)
         reader = Reader(call, access, timeout)
         with call.lock:
@@ -176,14 +179,14 @@ class RealtimeClient(Listening, AudioIn):
             self._await_opening(reader.timeout)
         except BaseException:
             closing.abort(call)
-            call.over.wait(call.options.close_timeout)
+            in_slices(call.over.wait, call.options.close_timeout)
             raise
         return self
 
     def _await_opening(self, timeout: float) -> None:
         call = self._call
         # The reader and its timers keep the deadline; the extra moment lets them say what happened.
-        if not call.opened.wait(timeout + _EXTRA_WAIT):
+        if not in_slices(call.opened.wait, timeout + _EXTRA_WAIT):
             raise RealtimeTimeoutError(f"the service was not ready within {timeout:g} s, or a handler holds up what it said")
         if call.closing and not call.over.is_set():
             raise NotConnectedError("the client was closed while it connected")
@@ -202,6 +205,7 @@ class RealtimeClient(Listening, AudioIn):
         `Closed` comes after the handler.
         """
         self._call.check_process()
+        check_timeout(timeout)
         closing.close(self._call, code, reason, self._call.options.close_timeout if timeout is None else timeout)
 
     def abort(self) -> None:
@@ -310,12 +314,14 @@ class RealtimeClient(Listening, AudioIn):
         Turns automatic barge-in on: when the user speaks, the sink is cleared, the answer cancelled, and the service told what was
         heard (``barge_in=False`` of the client turns it off).
 
-        Raises: `ConfigError` if a method is missing.
+        Raises: `ConfigError` if a method is missing, or for a `PacedSink` that was made for another format.
         """
         self._call.check_process()
         missing = [name for name in ("write", "clear") if not callable(getattr(sink, name, None))]
         if missing:
             raise ConfigError(f"play_to needs an object with write(bytes) and clear(); missing: {', '.join(missing)}")
+        if isinstance(sink, PacedSink):
+            sink.adopt(self._call.config.output_audio)
         self._call.playback = Playback(sink, self._call.config.output_audio, self._call.clock)
 
     def record_to(self, recorder: Recorder) -> None:
@@ -404,11 +410,17 @@ class RealtimeClient(Listening, AudioIn):
         return function
 
 
-def _known(options: Any) -> dict[str, Any]:
+def _known(options: Any, maker: Callable[..., Any], called: str) -> dict[str, Any]:
     for name in options:
-        if name not in _OPTION_NAMES:
-            raise ConfigError(f"RealtimeClient has no argument {name!r}; it has: {', '.join(sorted(_OPTION_NAMES))}")
+        if name in ClientOptions.__annotations__:
+            continue
+        if name in attrs.fields_dict(RealtimeConfig):
+            raise ConfigError(f"{called} has no argument {name!r}: it belongs in RealtimeConfig({name}=...), given as config=")
+        known = [n for n in (*inspect.signature(maker).parameters, *ClientOptions.__annotations__) if n not in _NOT_TOLD]
+        close = difflib.get_close_matches(name, known, 1)
+        meant = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(f"{called} has no argument {name!r}{meant}; it has: {', '.join(known)}")
     return dict(options)
 
 
-_OPTION_NAMES = frozenset(ClientOptions.__annotations__)
+_NOT_TOLD = frozenset({"self", "options", "clock", "random", "dialer"})

@@ -21,6 +21,7 @@ Handler: TypeAlias = Callable[[Any], object]
 
 _log = logging.getLogger("qai_realtime_sync")
 _SLOW = 0.1
+_WARN_AGAIN = 60.0
 
 
 @attrs.define(eq=False)
@@ -35,6 +36,8 @@ class Registration:
     spent: bool = False
     slowest: float = 0.0  # seconds
     calls: int = 0
+    warned: float = 0.0  # how slow it was when that was told last, and when that was
+    warned_at: float = 0.0
 
 
 class Handlers:
@@ -91,17 +94,21 @@ class Handlers:
             self.run(registration, event)
 
     def run(self, registration: Registration, event: Event) -> None:
-        """Call one handler; a failure goes to ``failed``, slowness into the log."""
+        """Call one handler; a failure goes to ``failed``, slowness into the log: once, then if it got twice as bad, or a minute later."""
         started = monotonic()
         try:
             registration.function(event)
         except BaseException as error:  # also SystemExit: the reader must not die of it without a word
             self._failed(registration, event, error)
-        took = monotonic() - started
+        ended = monotonic()
+        took = ended - started
         registration.calls += 1
         if took > registration.slowest:
             registration.slowest = took
-        if took > _SLOW and not registration.background:
+        if took <= _SLOW or registration.background:
+            return
+        if not registration.warned or took >= 2 * registration.warned or ended - registration.warned_at >= _WARN_AGAIN:
+            registration.warned, registration.warned_at = took, ended
             _log.warning(
                 "handler %s for %s held up the conversation for %.0f ms; register it with background=True",
                 registration.name,

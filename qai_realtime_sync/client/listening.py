@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from qai_realtime_sync.client.waiting import EventStream
+from qai_realtime_sync.client.waiting import EventStream, check_timeout
+from qai_realtime_sync.errors import NotConnectedError
 from qai_realtime_sync.events import (
     AudioDelta,
     Closed,
@@ -94,33 +95,40 @@ class Listening:
         ``where`` is asked for each and says whether it is the one. An answer that was faster than this call is not missed: the last
         128 events are kept, of sound the last 8 pieces.
 
-        Raises: `RealtimeTimeoutError`; `ConnectionClosedError` when the conversation ends first; `RealtimeError` in a handler, which
-        would wait for itself; with ``on_handler_error="raise"``, what a handler raised.
+        ``timeout=0`` looks once, None sets no limit.
+
+        Raises: `RealtimeTimeoutError`; `ConnectionClosedError` when the conversation ends first; `NotConnectedError` before
+        ``connect()``; `ConfigError` for a wrong timeout; `RealtimeError` in a handler, which would wait for itself; with
+        ``on_handler_error="raise"``, what a handler raised.
         """
         call = self._call
         call.check_process()
         cls = event_class(event)
-        call.delivery.check_not_in_handler("wait_for")
+        check_timeout(timeout)
+        _check_may_wait(call, "wait_for")
         return call.waiting.wait_for(cls, timeout, where, lambda: f"the conversation is {call.lifecycle.state}")
 
     def events(self, size: int = 10_000) -> Iterator[Event]:
         """Iterate over all events from this call on, until the conversation is over.
 
+        It may be made before ``connect()``; waiting for the first event then raises `NotConnectedError`.
         Up to ``size`` events wait for the program; then the oldest go and are counted in ``.dropped``.
         """
         self._call.check_process()
         stream = self._call.waiting.stream(size)
-        stream.guard = self._call.delivery.check_not_in_handler
+        call = self._call  # not self: a stream must not keep the client alive
+        stream.guard = lambda what: _check_may_wait(call, what)
         return stream
 
     def next_event(self, timeout: float | None = 30.0) -> Event:
         """Return the next event of any kind; the first call looks back to this thread's last ``send_*`` or ``connect``.
 
-        Raises: `RealtimeTimeoutError`; `NotConnectedError` after the last event; `RealtimeError` in a handler.
+        Raises: `RealtimeTimeoutError`; `NotConnectedError` before ``connect()`` and after the last event; `RealtimeError` in a handler.
         """
         call = self._call
         call.check_process()
-        call.delivery.check_not_in_handler("next_event")
+        check_timeout(timeout)
+        _check_may_wait(call, "next_event")
         if self._stream is None:
             self._stream = call.waiting.stream(look_back=True)
         return self._stream.next(timeout)
@@ -260,3 +268,9 @@ class Listening:
         """Call ``function`` once, with the last event."""
         return self.on(Closed, function, background=background)
 
+
+def _check_may_wait(call: Call, what: str) -> None:
+    """Raises: `RealtimeError` in a handler, `NotConnectedError` where nothing was begun that could bring an event."""
+    call.delivery.check_not_in_handler(what)
+    if call.lifecycle.state == "idle" and call.reader is None and not call.replaying:
+        raise NotConnectedError(f"{what} would wait for nothing: call connect() first, or use `with client:`")

@@ -20,6 +20,7 @@ from qai_realtime_sync.seam import Frame
 
 __all__ = ["Outbox", "OutboxCounts"]
 
+_OVER = "the conversation is over"
 _OVERTAKES_AUDIO = (CancelResponse, TruncateItem)
 
 
@@ -182,12 +183,12 @@ class Outbox:
     def close(self, why: str) -> None:
         """Take nothing more: every later `put` raises with ``why``. What waits may still go out until `end`."""
         with self._changed:
-            self._over = self._over or why
+            self._over = why if self._over in ("", _OVER) else self._over
 
     def end(self) -> tuple[Command, ...]:
         """Nothing goes out any more. Return the commands that never left, in order; sound is only counted."""
         with self._changed:
-            self._over = self._over or "the conversation is over"
+            self._over = self._over or _OVER
             self._connection = None
             self._ready = False
             self._fail_half_sent()

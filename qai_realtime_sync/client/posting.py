@@ -31,6 +31,7 @@ __all__ = ["Posting"]
 log = logging.getLogger("qai_realtime_sync")
 
 _REMEMBERED = 256
+_OWN_CANCELS = 32
 
 
 class Posting:
@@ -41,6 +42,7 @@ class Posting:
         self.settling = 0  # results that are between "given" and "sent"; guarded by the call's lock
         self._ids = itertools.count(1)
         self._prefix = secrets.token_hex(3)
+        self._own_cancels: collections.deque[str] = collections.deque(maxlen=_OWN_CANCELS)
         self._commit_answered = False  # sound was committed, and the service answers that by itself
         self._commands: collections.OrderedDict[str, Command] = collections.OrderedDict()
         self._noted: collections.OrderedDict[str, None] = collections.OrderedDict()  # written by who holds the outbox' write token
@@ -76,12 +78,32 @@ class Posting:
     def submit_quietly(self, commands: Iterable[Command]) -> None:
         """Send commands of the client's own; what cannot be sent is logged, because no caller is there to be told."""
         for command in commands:
+            if isinstance(command, CancelResponse):
+                self.remember(command)
+                self._own_cancels.append(command.event_id)
             try:
                 self.submit(command)
             except (NotConnectedError, UnsupportedCommandError) as error:
                 log.debug("%s was not sent: %s", command.command_name, error)
             except OutboxFullError as error:
                 log.warning("%s was not sent: %s", command.command_name, error)
+
+    def is_own_cancel(self, event_id: str) -> bool:
+        """True if the client itself sent this, and not the program: it stopped an answer."""
+        return bool(event_id) and event_id in self._own_cancels
+
+    def abandon(self, event_id: str, response_ids: Iterable[str]) -> None:
+        """Nobody waits for the answer to this request any more, nor for what follows the answers it has had."""
+        call = self._call
+        event_ids = [event_id]
+        for response_id in response_ids:
+            request = call.calls.follow_up(response_id)
+            call.calls.abandon(response_id)
+            if request is not None:
+                event_ids.append(request.event_id)
+        for one in event_ids:
+            if one:
+                self.post_held(call.responses.abandon(one))
 
     def answer_call(self, command: SendFunctionResult, *, respond: bool) -> str:
         """Send a tool's result and, when it is the last one of its answer, the request for the next answer."""
@@ -144,12 +166,24 @@ class Posting:
         waiting = collections.deque(commands)
         while waiting:
             command = waiting.popleft()
+            if isinstance(command, CancelResponse):
+                self._stop_alone(command)
+                continue
             try:
                 self._post(command)
             except RealtimeError as error:
                 log.warning("a held request for an answer was not sent: %s", error)
                 if isinstance(command, CreateResponse):
                     waiting.extend(self._call.responses.withdraw(command))
+
+    def _stop_alone(self, command: CancelResponse) -> None:
+        """Stop an answer that nobody waits for; requests that are held for its end are not touched."""
+        self.remember(command)
+        self._own_cancels.append(command.event_id)
+        try:
+            self._post(command)
+        except RealtimeError as error:
+            log.debug("an answer that nobody waits for goes on: %s", error)
 
     def may_leave(self, command: Command) -> bool:
         """A command is about to be written; False drops it."""

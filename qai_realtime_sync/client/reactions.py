@@ -121,7 +121,7 @@ def _ping(call: Call, event: Ping) -> list[Event]:
     return []
 
 
-def _error(call: Call, event: ErrorReceived) -> list[Event]:
+def _error(call: Call, event: ErrorReceived) -> list[Event] | None:
     event.command = call.posting.command_of(event.caused_by)
     call.last_error = event
     call.mutations.refused(event)
@@ -129,7 +129,8 @@ def _error(call: Call, event: ErrorReceived) -> list[Event]:
     if event.code == BUSY:
         # Its end brings the held request; if it never shows, the request must not be held for ever.
         call.sender.after(_BUSY_FOR, lambda: call.posting.post_held(call.responses.unblock()))
-    return []
+    # The service had ended the answer by itself before our cancel: nothing that the program did, and nothing it could do.
+    return None if event.benign and call.posting.is_own_cancel(event.caused_by) else []
 
 
 # -- the assistant -----------------------------------------------------------------------------------------------------------

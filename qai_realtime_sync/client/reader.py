@@ -12,6 +12,7 @@ from qai_realtime_sync.client.call import Call, log
 from qai_realtime_sync.client.lifecycle import Backoff, ReconnectPolicy, worth_retrying
 from qai_realtime_sync.client.redaction import without_frames
 from qai_realtime_sync.client.vigil import Vigil
+from qai_realtime_sync.client.waiting import describe_end
 from qai_realtime_sync.commands import Command, SendFunctionResult
 from qai_realtime_sync.errors import ApiError, ConnectionClosedError, RealtimeError
 from qai_realtime_sync.events import (
@@ -365,10 +366,12 @@ class Reader:
             clean=lost.clean,
             by=lost.by,
             meaning=lost.ending.meaning,
-            error=lost.error,
+            error=lost.error or call.handler_error,
             unsent=unsent,
             dropped_audio=call.outbox.counts.dropped_audio,
         )
+        if not closing:
+            call.outbox.close(f"the conversation is over ({describe_end(closed)})")
         last: list[Event] = []
         if call.responses.active and call.dialect is not None and not call.dialect.traits.announces_ends:
             # Nobody says where the last answer ends: the end of the conversation does.

@@ -13,7 +13,7 @@ import attrs
 
 from qai_realtime_sync.audio import b64decode
 from qai_realtime_sync.client import barge_in
-from qai_realtime_sync.client.waiting import EventStream
+from qai_realtime_sync.client.waiting import EventStream, check_timeout, in_slices
 from qai_realtime_sync.commands import (
     ApproveMcpCall,
     CancelResponse,
@@ -154,33 +154,55 @@ class Speaking:
             self._call.submit(CreateResponse(after_text=True))
         return event_id
 
-    def ask(self, text: str, timeout: float = 30.0) -> Answer:
-        """Send text and return the finished answer, tool rounds included.
+    def ask(self, text: str, timeout: float | None = 30.0) -> Answer:
+        """Send text and return the finished answer to it, tool rounds included; what was asked for before comes first and is not it.
 
-        Raises: `RealtimeTimeoutError`; `ApiError` when the service refuses or fails to answer; `ConnectionClosedError` when the
-        conversation ends first; `RealtimeError` in a handler; with ``on_handler_error="raise"``, what a handler or tool raised.
+        After ``timeout`` seconds (None = no limit), and after any other failure, the question is given up: its request is dropped if it
+        still waits, its answer cancelled if it runs, and the next ``ask`` does not see it. What the user wrote stays in the conversation.
+
+        Raises: `ConfigError` for a wrong text or timeout, before anything is sent; `RealtimeTimeoutError`; `ApiError` when the service
+        refuses or fails to answer; `ConnectionClosedError` when the conversation ends first; `RealtimeError` in a handler; with
+        ``on_handler_error="raise"``, what a handler or tool raised.
         """
         call = self._call
         call.check_process()
         call.delivery.check_not_in_handler("ask")
-        deadline = monotonic() + timeout
+        check_timeout(timeout, zero=False)
+        _text(text, "ask")
+        deadline = None if timeout is None else monotonic() + timeout
         # A conversation has one answer at a time: a second thread's question waits for the end of the first one's.
-        if not call.asking.acquire(timeout=max(0.0, timeout)):
+        if not in_slices(lambda seconds: call.asking.acquire(timeout=seconds), timeout):
             raise RealtimeTimeoutError(f"another thread's ask() had no finished answer for {timeout:g} s")
-        stream = _AnswerStream(lambda: call.is_busy)
         try:
-            call.waiting.feed(stream)
-            goes_on = SendFunctionResult in self._answers_by_itself()
-            return self._collect(_Collected(self.send_text(text), goes_on), stream, deadline, timeout)
+            return self._asked(text, deadline, timeout)
         finally:
-            call.waiting.forget(stream)
             call.asking.release()
 
-    def _collect(self, collected: _Collected, stream: _AnswerStream, deadline: float, timeout: float) -> Answer:
+    def _asked(self, text: str, deadline: float | None, timeout: float | None) -> Answer:
+        call = self._call
+        collected = _Collected(call, SendFunctionResult in self._answers_by_itself())
+        stream = _AnswerStream(collected.goes_on_after)
+        call.waiting.feed(stream)
+        try:
+            collected.event_id = self.send_text(text, respond=False)
+            if SendText not in self._answers_by_itself():
+                request = CreateResponse(after_text=True)
+                call.posting.remember(request)
+                collected.request_id = request.event_id  # before it is sent: the answer may be faster than this thread
+                call.submit(request)
+            return self._collect(collected, stream, deadline, timeout)
+        except BaseException:  # also Ctrl-C: nobody will take the answer
+            if not call.over.is_set():
+                call.posting.abandon(collected.request_id, collected.answer.response_ids)
+            raise
+        finally:
+            call.waiting.forget(stream)
+
+    def _collect(self, collected: _Collected, stream: _AnswerStream, deadline: float | None, timeout: float | None) -> Answer:
         call = self._call
         while True:
             try:
-                event = stream.next(max(0.0, deadline - monotonic()))
+                event = stream.next(None if deadline is None else max(0.0, deadline - monotonic()))
             except RealtimeTimeoutError:
                 raise RealtimeTimeoutError(
                     f"no finished answer within {timeout:g} s; the conversation is {call.lifecycle.state}"
@@ -321,14 +343,15 @@ class Speaking:
         return self._submit(RawEvent(value=event))
 
     def drain(self, timeout: float | None = 10.0) -> None:
-        """Wait until everything that was sent so far is with the kernel.
+        """Wait until everything that was sent so far is with the kernel; ``timeout=0`` looks once, None sets no limit.
 
-        Raises: `RealtimeTimeoutError`; `RealtimeError` in a handler.
+        Raises: `ConfigError` for a wrong timeout; `RealtimeTimeoutError`; `RealtimeError` in a handler.
         """
         call = self._call
         call.check_process()
         call.delivery.check_not_in_handler("drain")
-        if not call.outbox.drain(timeout):
+        check_timeout(timeout)
+        if not in_slices(call.outbox.drain, timeout):
             raise RealtimeTimeoutError(f"{call.outbox.counts.waiting} commands still wait to be sent after {timeout:g} s")
 
     def _answers_by_itself(self) -> frozenset[type[Command]]:
@@ -339,13 +362,13 @@ class Speaking:
 class _AnswerStream(EventStream):
     """Notes of each end of an answer whether another answer follows, in the moment it is told: later it may have come and gone."""
 
-    def __init__(self, is_busy: Callable[[], bool]) -> None:
+    def __init__(self, goes_on_after: Callable[[str], bool]) -> None:
         super().__init__()
-        self._is_busy = is_busy
+        self._goes_on_after = goes_on_after
         self._followed: list[Event] = []
 
     def offer(self, event: Event) -> None:
-        if isinstance(event, ResponseDone) and self._is_busy():
+        if isinstance(event, ResponseDone) and self._goes_on_after(event.response_id):
             self._followed.append(event)
         super().offer(event)
 
@@ -358,17 +381,47 @@ class _AnswerStream(EventStream):
 class _Collected:
     """What belongs to the answer that `Speaking.ask` waits for."""
 
-    event_id: str
+    call: Call
     goes_on: bool  # the service goes on by itself after the results of functions, perhaps with an answer of its own
     asking: set[str] = attrs.field(factory=set)  # answers that called a function and have said nothing since
     answer: Answer = attrs.field(factory=Answer)
     texts: dict[tuple[str, str], str] = attrs.field(factory=dict)
+    event_id: str = ""  # of the text
+    request_id: str = ""  # of the request for its answer; none where the service answers by itself
+
+    def goes_on_after(self, response_id: str) -> bool:
+        """Another answer follows this one; asked in the moment its end is told."""
+        return self.call.is_busy if self.goes_on else self.call.calls.goes_on(response_id)
+
+    def _is_ours(self, response_id: str) -> bool:
+        cause = self.call.responses.cause_of(response_id)
+        if not cause:  # where the service answers by itself, nobody asks for an answer
+            return not self.request_id or (self.goes_on and bool(self.answer.response_ids))
+        if cause == self.request_id:
+            return True
+        requests = map(self.call.calls.follow_up, self.answer.response_ids)
+        return any(request is not None and request.event_id == cause for request in requests)
+
+    def _look_again(self) -> None:
+        """The service said that an answer had begun before it saw our request: what was taken for ours is another's."""
+        if not self.request_id:
+            return
+        others = [one for one in self.answer.response_ids if not self.call.responses.cause_of(one)]
+        if others and not self.goes_on:
+            self.answer.response_ids = [one for one in self.answer.response_ids if one not in others]
+            self.texts = {key: text for key, text in self.texts.items() if key[0] not in others}
+            self.answer.text = " ".join(part for part in self.texts.values() if part)
+            if not self.answer.response_ids:
+                self.answer.audio = b""
 
     def add(self, event: Event) -> bool:
         """Take an event; True when an answer of ours has ended. Raises: `ApiError` when the service refuses or fails."""
+        if isinstance(event, ErrorReceived):
+            self._look_again()
         mine = getattr(event, "response_id", "") in self.answer.response_ids
         if isinstance(event, ResponseCreated):
-            self.answer.response_ids.append(event.response_id)
+            if self._is_ours(event.response_id):
+                self.answer.response_ids.append(event.response_id)
         elif isinstance(event, AudioDelta) and mine:
             self.answer.audio += event.audio
             self.asking.discard(event.response_id)
@@ -390,7 +443,9 @@ class _Collected:
     def _concerns(self, event: ErrorReceived) -> bool:
         """The question, or a request for its answer, was refused; a service that does not say what it means means the last thing."""
         if event.caused_by:
-            return event.caused_by == self.event_id or (isinstance(event.command, CreateResponse) and not event.command.out_of_band)
+            first = self.call.responses.first_id(event.caused_by)
+            requests = map(self.call.calls.follow_up, self.answer.response_ids)
+            return first in (self.event_id, self.request_id, *(request.event_id for request in requests if request is not None))
         return event.fatal or not self.answer.response_ids
 
     def _text(self, response_id: str, item_id: str, text: str) -> None:

@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import collections
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from time import monotonic
 
-from qai_realtime_sync.errors import ConnectionClosedError, NotConnectedError, RealtimeTimeoutError
+from qai_realtime_sync.errors import ConfigError, ConnectionClosedError, NotConnectedError, RealtimeTimeoutError
 from qai_realtime_sync.events import AudioDelta, Closed, Event
 
-__all__ = ["EventStream", "Waiting"]
+__all__ = ["EventStream", "Waiting", "check_timeout", "describe_end", "in_slices"]
 
 _KEPT = 128
 _KEPT_AUDIO = 8
 _STREAM_SIZE = 10_000
+
+
+_SLICE = 1.0  # a signal that arrives just before a lock is waited for is seen only when that wait ends, on Windows always
+
+
+def check_timeout(timeout: object, *, zero: bool = True) -> None:
+    """Raises: `ConfigError` unless it is None (no limit) or a finite number of seconds: above 0, or with ``zero`` (look once) from 0."""
+    if timeout is None:
+        return
+    wrong = isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not math.isfinite(timeout)
+    if wrong or timeout < 0 or (timeout == 0 and not zero):  # type: ignore[operator]
+        wanted = "a number of seconds, 0 or more" if zero else "a number of seconds above 0"
+        raise ConfigError(f"timeout must be {wanted}, not {timeout!r}; None sets no limit")
+
+
+def in_slices(wait: Callable[[float], object], timeout: float | None) -> bool:
+    """Call ``wait(seconds)`` with a second at most until it is true, so that Ctrl-C is seen; False after ``timeout`` seconds."""
+    deadline = None if timeout is None else monotonic() + timeout
+    while True:
+        left = _SLICE if deadline is None else max(0.0, deadline - monotonic())
+        if wait(min(_SLICE, left)):
+            return True
+        if deadline is not None and left <= _SLICE and monotonic() >= deadline:
+            return False
+
+
+def describe_end(closed: Closed) -> str:
+    """Why the conversation ended, for messages: meaning, code and reason."""
+    code = "" if closed.code is None else f", code {closed.code}"
+    return f"{closed.meaning}{code}{': ' + closed.reason if closed.reason else ''}"
 
 
 class EventStream(Iterator[Event]):
@@ -48,7 +79,7 @@ class EventStream(Iterator[Event]):
     def next(self, timeout: float | None = None) -> Event:
         """Return the next event. Raises: `RealtimeTimeoutError` after ``timeout`` seconds, `NotConnectedError` after the last one."""
         with self._ready:
-            if not self._ready.wait_for(lambda: self._queue or self._over, timeout):
+            if not in_slices(lambda seconds: self._ready.wait_for(lambda: self._queue or self._over, seconds), timeout):
                 raise RealtimeTimeoutError(f"no event came within {timeout:g} s")
             if not self._queue:
                 raise NotConnectedError("the conversation is over: its last event was already read")
@@ -193,7 +224,7 @@ class Waiting:
     ) -> Event:
         while True:
             left = None if deadline is None else max(0.0, deadline - monotonic())
-            if not waiter.woken.acquire(timeout=left):
+            if not in_slices(lambda seconds: waiter.woken.acquire(timeout=seconds), left):
                 raise RealtimeTimeoutError(f"{waiter.cls.event_name} did not come within {timeout:g} s; {describe()}")
             failure = self.take_failure()
             if failure is not None:
@@ -215,10 +246,8 @@ class Waiting:
     def ended(self, cls: type[Event]) -> ConnectionClosedError:
         """The error for who waits for an event that will not come any more."""
         closed = self._closed or Closed()
-        code = "" if closed.code is None else f", code {closed.code}"
         error = ConnectionClosedError(
-            f"the conversation ended ({closed.meaning}{code}{': ' + closed.reason if closed.reason else ''}) "
-            f"before {cls.event_name} came",
+            f"the conversation ended ({describe_end(closed)}) before {cls.event_name} came",
             code=closed.code,
             reason=closed.reason,
             clean=closed.clean,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from qai_realtime_sync.audio import AudioFormat
+from qai_realtime_sync.errors import ConfigError
 
 __all__ = ["PacedSink"]
 
@@ -14,15 +15,27 @@ __all__ = ["PacedSink"]
 class PacedSink:
     """For `RealtimeClient.play_to` where no sound card is: sound takes as long as it would in a room, and can be interrupted.
 
-    ``audio`` is the format of what is written (default pcm16 at 24000 Hz). ``clock`` returns seconds, monotonic by default.
+    ``audio`` is the format of what is written; without it, that of the client it is given to (pcm16 at 24000 Hz until then). ``clock``
+    returns seconds, monotonic by default.
     """
 
     def __init__(self, audio: AudioFormat | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._audio = audio
         self._bytes_per_second = (audio or AudioFormat()).bytes_per_second
         self._clock = clock
         self._lock = threading.Lock()  # guards the two below
         self._written = 0.0  # seconds of sound
         self._dry_at = 0.0  # when all of it will have been played
+
+    def adopt(self, audio: AudioFormat) -> None:
+        """Learn the format of what will be written. Raises: `ConfigError` if it was made for another one: it would play at a wrong pace."""
+        if self._audio is not None and self._audio != audio:
+            raise ConfigError(
+                f"this PacedSink was made for {self._audio.encoding} at {self._audio.sample_rate} Hz, and the client's sound is "
+                f"{audio.encoding} at {audio.sample_rate} Hz: make it without a format, or with client.config.output_audio",
+                code="invalid_audio",
+            )
+        self._bytes_per_second = audio.bytes_per_second
 
     def write(self, audio: bytes) -> None:
         """Queue sound behind what still plays."""

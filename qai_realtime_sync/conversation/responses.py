@@ -33,6 +33,10 @@ class Responses:
         self._assumed: collections.OrderedDict[str, CreateResponse] = collections.OrderedDict()
         self._taken_for = ""  # the one of them that the running answer is taken for
         self._held: collections.deque[CreateResponse] = collections.deque()
+        self._causes: collections.OrderedDict[str, str] = collections.OrderedDict()  # by answer: the event id of its request
+        self._first_ids: collections.OrderedDict[str, str] = collections.OrderedDict()  # of requests that were asked once more
+        self._requested_first = ""
+        self._abandoned: set[str] = set()  # requests that are on the wire, and whose answer nobody wants any more
         self._beside: set[str] = set()
         self._beside_requested: dict[str, CreateResponse] = {}
 
@@ -68,6 +72,30 @@ class Responses:
                 self._held.clear()
             return [command]
 
+    def cause_of(self, response_id: str) -> str:
+        """The event id of the request that this answer is taken to answer, that of its first try; ``""`` if nobody asked for it."""
+        with self._lock:
+            return self._causes.get(response_id, "")
+
+    def first_id(self, event_id: str) -> str:
+        """The event id that a request had when it was made; it gets another one when it must be sent once more."""
+        with self._lock:
+            return self._first(event_id)
+
+    def abandon(self, event_id: str) -> list[Command]:
+        """Nobody waits for the answer to this request any more: drop it, or stop its answer, now or when it begins. Others are kept."""
+        with self._lock:
+            self._held = collections.deque(c for c in self._held if self._first(c.event_id) != event_id)
+            if self._requested is not None and self._requested_first == event_id:
+                if self._requested_left:
+                    self._abandoned.add(event_id)
+                    return []
+                self._requested = None
+                return self._next()
+            if self._active not in ("", _ON_ITS_WAY) and self._causes.get(self._active) == event_id:
+                return [CancelResponse(response_id=self._active)]
+            return []
+
     def withdraw(self, command: CreateResponse) -> list[Command]:
         """The request could not be sent after all; return the held one that takes its place."""
         with self._lock:
@@ -84,6 +112,7 @@ class Responses:
                 return True
             if command is not self._requested:
                 return False
+            self._note_first()
             self._requested_left = True
             return True
 
@@ -98,8 +127,7 @@ class Responses:
         """Follow the service; return the held request whose time has come, if any."""
         with self._lock:
             if isinstance(event, ResponseCreated):
-                self._created(event)
-                return []
+                return self._created(event)
             if isinstance(event, ResponseDone):
                 return self._done(event)
             if isinstance(event, ErrorReceived):
@@ -113,7 +141,7 @@ class Responses:
         """
         with self._lock:
             if self._requested is not None and self._requested_left:
-                self._held.appendleft(self._requested)
+                self._hold_again(self._requested)
                 self._requested = None
             self._assumed.clear()
             self._active = ""
@@ -138,20 +166,55 @@ class Responses:
         with self._lock:
             return self._next()
 
-    def _created(self, event: ResponseCreated) -> None:
+    def _created(self, event: ResponseCreated) -> list[Command]:
         asked = next((c for c in self._beside_requested.values() if c.metadata and c.metadata == event.metadata), None)
         if asked is not None and (self._requested is None or self._requested.metadata != event.metadata):
             del self._beside_requested[asked.event_id]
             self._beside.add(event.response_id)
-            return
+            self._note_cause(event.response_id, asked.event_id)
+            return []
         self._active = event.response_id or _ON_ITS_WAY
         ours, self._requested = self._requested, None
         self._taken_for = ""
+        self._note_cause(event.response_id, "")
         if ours is not None and self._requested_left:
             self._taken_for = ours.event_id
             self._assume(ours)
+            cause = self._first(ours.event_id)
+            self._note_cause(event.response_id, cause)
+            if cause in self._abandoned:
+                self._abandoned.discard(cause)
+                return [CancelResponse(response_id=event.response_id)]
         elif ours is not None:
+            self._note_first(ours)
             self._held.appendleft(ours)  # an answer that nobody asked for came first: ours comes after it
+        return []
+
+    def _note_cause(self, response_id: str, event_id: str) -> None:
+        self._causes[response_id] = event_id
+        self._causes.move_to_end(response_id)
+        if len(self._causes) > _MOST_BESIDE:
+            self._causes.popitem(last=False)
+
+    def _note_first(self, command: CreateResponse | None = None) -> None:
+        """The request has its new event id now: what it was called at first is kept with it."""
+        command = command or self._requested
+        if command is None or not command.event_id or command.event_id == self._requested_first:
+            return
+        self._first_ids[command.event_id] = self._requested_first
+        if len(self._first_ids) > _MOST_BESIDE:
+            self._first_ids.popitem(last=False)
+
+    def _first(self, event_id: str) -> str:
+        return self._first_ids.get(event_id, event_id)
+
+    def _hold_again(self, command: CreateResponse) -> None:
+        """The service did not take this request: it is asked once more, unless nobody waits for its answer any more."""
+        first = self._first(command.event_id)
+        if first in self._abandoned:
+            self._abandoned.discard(first)
+        else:
+            self._held.appendleft(command)
 
     def _assume(self, request: CreateResponse) -> None:
         self._assumed[request.event_id] = request
@@ -184,23 +247,35 @@ class Responses:
     def _busy(self, event: ErrorReceived) -> list[Command]:
         """The service began an answer of its own (the user spoke) before it saw our request: ask again when that one ends."""
         if self._requested is not None and event.caused_by in ("", self._requested.event_id):
-            self._held.appendleft(self._requested)
+            self._hold_again(self._requested)
             self._requested = None
             self._active = self._active or _ON_ITS_WAY
         elif event.caused_by in self._assumed:
             # That answer was told before this error, and was taken for ours.
-            self._held.appendleft(self._assumed.pop(event.caused_by))
+            self._take_back(self._assumed.pop(event.caused_by))
         elif self._active and self._taken_for in self._assumed and not event.caused_by:
-            self._held.appendleft(self._assumed.pop(self._taken_for))
+            self._take_back(self._assumed.pop(self._taken_for))
         return self._next()
+
+    def _take_back(self, request: CreateResponse) -> None:
+        """The answer that was taken for this request's was another's."""
+        first = self._first(request.event_id)
+        for response_id, cause in self._causes.items():
+            if cause == first:
+                self._causes[response_id] = ""
+        self._held.appendleft(request)
 
     def _next(self) -> list[Command]:
         if self._active or self._requested is not None or not self._held:
             return []
         # A fresh command: the id of the first try may already be tied to an error.
-        return self._ask(attrs.evolve(self._held.popleft(), event_id=""))
+        held = self._held.popleft()
+        asked = self._ask(attrs.evolve(held, event_id=""))
+        self._requested_first = self._first(held.event_id)
+        return asked
 
     def _ask(self, command: CreateResponse) -> list[Command]:
         self._requested = command
+        self._requested_first = command.event_id
         self._requested_left = False
         return [command]

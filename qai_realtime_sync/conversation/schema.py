@@ -35,11 +35,15 @@ def tool_from(
     Known annotations: str, int, float, bool, None, Literal, Enum, Optional and unions, list, dict, attrs classes and dataclasses;
     ``Args:`` lines of the docstring describe the parameters. ``parameters`` gives the schema by hand.
 
-    Raises: `ConfigError` for an async function, ``*args``, positional-only parameters, or an annotation that has no schema.
+    Raises: `ConfigError` for what has no name, an async function, ``*args``, positional-only parameters, or an annotation without a
+    schema.
     """
     title = name or getattr(function, "__name__", "")
     if not callable(function):
         raise ConfigError(f"a tool must be a function, not {type(function).__name__}")
+    if not name and not title.isidentifier():
+        shown = title or type(function).__name__
+        raise ConfigError(f'{shown} is no name that a model could call: pass name=, as @client.tool(name="...")')
     if inspect.iscoroutinefunction(function):
         raise ConfigError(f"tool {title} is an async function, and nothing here would await it; use a plain function")
     summary, notes = _docstring(function)

@@ -49,6 +49,7 @@ class _Round:
     cancelled: bool = False
     wants: bool = False  # a result was given that asks for the next answer
     asked: bool = False
+    request: CreateResponse | None = None
 
 
 class ToolCalls:
@@ -182,6 +183,27 @@ class ToolCalls:
             found = self._find(call_id)
             return found is None or not (found[1].unwanted or found[1].answered)
 
+    def follow_up(self, response_id: str) -> CreateResponse | None:
+        """The request for the next answer that the results of this one's calls led to."""
+        with self._lock:
+            this_round = self._rounds.get(response_id)
+            return this_round.request if this_round is not None else None
+
+    def goes_on(self, response_id: str) -> bool:
+        """True if another answer was, or will be, asked for because of this one's calls."""
+        with self._lock:
+            this_round = self._rounds.get(response_id)
+            if this_round is None or this_round.cancelled:
+                return False
+            return this_round.asked or any(not c.sent and not c.unwanted for c in this_round.calls.values())
+
+    def abandon(self, response_id: str) -> None:
+        """Nobody waits for what follows this answer: its results still go out, but no further answer is asked for."""
+        with self._lock:
+            this_round = self._rounds.get(response_id)
+            if this_round is not None:
+                this_round.asked = True
+
     def reset(self) -> None:
         """The connection is gone and the service has forgotten the calls: results that come now are dropped."""
         with self._lock:
@@ -268,7 +290,8 @@ class ToolCalls:
         if any(not c.sent and not c.unwanted for c in this_round.calls.values()):
             return []
         this_round.asked = True
-        return [CreateResponse()]
+        this_round.request = CreateResponse()
+        return [this_round.request]
 
 
 class ToolPool:

@@ -46,6 +46,7 @@ _USUAL_PATHS = {
     "gemini": "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent",
 }
 _STOP_SECONDS = 3.0
+_WARM_UP_RATE = 16000
 _GOODBYE_SECONDS = 0.5  # for clients to answer the close frame
 _MOST_REMEMBERED = 1000
 _log = logging.getLogger(__name__)
@@ -95,6 +96,13 @@ class RealtimeServer:
             )
         if not pace > 0:
             raise ConfigError(f"the pace must be more than 0, not {pace}", code="invalid_pace")
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+            raise ConfigError(f"the port must be a whole number from 1 to 65535, or 0 for any free one, not {port!r}", code="invalid_port")
+        for name, limit in (("rate limit", rate_limit), ("mint rate limit", mint_rate_limit)):
+            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit <= 0):
+                raise ConfigError(
+                    f"the {name} must be a whole number above 0, not {limit!r}; leave it out for no limit", code="invalid_rate_limit"
+                )
         if session_cap is not None and not session_cap > 0:
             raise ConfigError(f"the session cap must be more than 0 seconds, not {session_cap}", code="invalid_session_cap")
         self.dialect, self._pace, self._cap = dialect, pace, session_cap
@@ -133,6 +141,7 @@ class RealtimeServer:
             raise ConfigError("this server was started before; make another one", code="already_started")
         if self._voice is None:
             self._voice = assemble(self._light)
+            _warm_up(self._voice)
         self._http = HttpServer(self._host, self._port, Front(self), self._context)
         self._wake, wakened = socket.socketpair()
         self._thread = threading.Thread(target=self._accept, args=(self._http, wakened), name="qai-offline-accept", daemon=True)
@@ -332,6 +341,19 @@ class RealtimeServer:
             self._lines.pop(number, None)
         if spelling.resumable:
             self._keep(conversation.id, conversation)
+
+
+def _warm_up(voice: Voice) -> None:
+    """Hear one spoken word, so that the first caller does not wait for what models load with their first utterance."""
+    listener = voice.listener(_WARM_UP_RATE)
+    if listener is None:
+        return
+    pcm = b"".join(sentence.pcm for sentence in voice.speech.speak("Hello.", _WARM_UP_RATE))
+    detector = voice.detector(_WARM_UP_RATE)
+    detector.likelihood(pcm[: detector.window * 2])
+    voice.release(detector)
+    listener.feed(pcm)
+    listener.finish()
 
 
 def _described(number: int, conversation: Conversation, closed: bool) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import select
 import signal
 import socket
 import sys
@@ -73,6 +74,8 @@ def serve(
     old = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with server:
+            if _told_to_stop(told):  # while the voices were loading: nobody is to be told that we listen
+                return 0
             say(server.description)
             if host not in _LOOPBACK and key is None:
                 say("warning: anybody who reaches this address may connect; use --key")
@@ -80,7 +83,7 @@ def serve(
             say(f"listening on {server.url}")
             if ready_fd is not None:
                 os.write(ready_fd, (server.url + "\n").encode())
-            while told.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM):
+            while not _told_to_stop(told, None):
                 continue
     finally:
         signal.set_wakeup_fd(old_fd)
@@ -89,6 +92,14 @@ def serve(
         told.close()
         telling.close()
     return 0
+
+
+def _told_to_stop(told: socket.socket, wait: float | None = 0.0) -> bool:
+    """Wait for a signal at most so many seconds (``None`` = for ever); tell whether one that ends us came."""
+    while select.select([told], [], [], wait)[0]:
+        if told.recv(1)[0] in (signal.SIGINT, signal.SIGTERM):
+            return True
+    return False
 
 
 def _print(line: str) -> None:

@@ -38,11 +38,7 @@ class Credentials:
 
     def __init__(self, api_key: str) -> None:
         if not isinstance(api_key, str) or not _HEADER_VALUE.fullmatch(api_key):
-            raise ConfigError(
-                "the API key is empty, or holds a line break, a blank at its ends or a character that no header can carry; "
-                "pass the key as it was issued (qai_…), or set QAI_API_KEY",
-                code="invalid_api_key",
-            )
+            raise ConfigError(f"{_wrong_key(api_key)}; pass the key as it was issued (qai_…), or set QAI_API_KEY", code="invalid_api_key")
         self.key = api_key
 
     def __repr__(self) -> str:
@@ -113,6 +109,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _wrong_key(api_key: object) -> str:
+    """Say why this is no key, without a letter of it."""
+    if api_key is None or api_key == "":
+        return "no API key was given"
+    if not isinstance(api_key, str):
+        return f"the API key must be text, not {type(api_key).__name__}"
+    if "\n" in api_key or "\r" in api_key:
+        return "the API key holds a line break"
+    if api_key != api_key.strip():
+        return "the API key has a blank at its ends"
+    return "the API key holds a character that no header can carry"
 
 
 def _shown(base_url: object) -> str:

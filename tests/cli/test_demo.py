@@ -249,6 +249,45 @@ def test_a_new_folder_each_time(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--wav", "no.wav"], 2), (["--url", "http://127.0.0.1:1"], 2), (["--url", "http://127.0.0.1:1", "--key", "k", "--wav", "a.wav"], 1)],
+)
+@pytest.mark.parametrize("out", [[], ["--out", "mine"]])
+def test_what_never_began_leaves_no_folder(
+    start: Start, serving: None, tmp_path: pathlib.Path, arguments: list[str], code: int, out: list[str]
+) -> None:
+    """A missing file or key, or nobody at the address: no folder is left of a conversation that there was not."""
+    from qai_realtime_sync.audio import AudioFormat
+    from qai_realtime_sync.cli.sound_files import write_wav
+
+    write_wav(tmp_path / "a.wav", bytes(4800), AudioFormat())
+    demo = start("demo", *arguments, *out)
+    assert demo.finish(30) == code, demo.output
+    assert "Traceback" not in demo.output
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_stopped_before_anything_was_recorded(start: Start, serving: None, tmp_path: pathlib.Path) -> None:
+    """Ctrl-C before the call: no promise of a recording, and no folder."""
+    demo = start("demo", "--light")
+    demo.read_until("starting the local server")
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.finish(10) == 130
+    assert "nothing was recorded" in demo.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(start: Start, serving: None, tmp_path: pathlib.Path) -> None:
+    """A file in the folder's place is told at once, with exit code 1, and stays."""
+    (tmp_path / "mine").write_text("kept")
+    demo = start("demo", "--light", "--out", "mine")
+    assert demo.finish(30) == 1
+    assert "error: --out mine: nothing can be written there" in demo.output
+    assert "starting the local server" not in demo.output
+    assert (tmp_path / "mine").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
     "arguments", [["--url", "http://127.0.0.1:1", "--tls"], ["--wav", "x.wav", "--fast"], ["--wav", "no.wav"], ["--nope"]]
 )
 def test_wrong_usage(start: Start, serving: None, arguments: list[str]) -> None:

@@ -9,15 +9,19 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from qai_realtime_sync.audio import AudioFormat
 from qai_realtime_sync.cli import main
 from qai_realtime_sync.cli.program import COMMANDS
+from qai_realtime_sync.cli.sound_files import write_wav
 from tests.cli.running import COMMAND, Running
+from tests.servers import PATIENCE, service
 
 Start = Callable[..., Running]
 ROOT = pathlib.Path(__file__).parents[2]
@@ -35,6 +39,9 @@ sys.meta_path.insert(0, Missing())
 from qai_realtime_sync.cli import main
 sys.exit(main(sys.argv[2:]))
 """
+
+
+HIDES = "return real(name) if name != 'werkzeug' else (_ for _ in ()).throw(m.PackageNotFoundError(name))"
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +88,14 @@ def without(libraries: str, *arguments: str, cwd: pathlib.Path) -> subprocess.Co
         ["say"],
         ["say", "hello", "--local", "--url", "http://127.0.0.1:1"],
         ["say", "hello"],
+        ["say", "no-such-file.wav", "--local"],
+        ["say", "no/such/file", "--local"],
+        *([command, __file__, "--local", f"--timeout={value}"] for command in ("say", "transcribe") for value in ("-1", "0", "nan", "x")),
+        ["session", "create", "--url", "http://example.com", "--key", "k"],
         ["transcribe", "no-such-file.wav", "--local"],
         ["serve", "--port", "many"],
+        ["serve", "--port", "99999"],
+        ["serve", "--rate-limit", "0"],
         ["serve", "--tls-cert", "only.pem"],
         ["serve", "--script", "no-such-file.json"],
     ],
@@ -92,6 +105,15 @@ def test_wrong_usage_is_2(serving: None, arguments: list[str], capsys: pytest.Ca
     """What was typed wrong ends with exit code 2 and a word on standard error."""
     assert main(arguments) == 2
     assert "error" in capsys.readouterr().err or not arguments
+
+
+@pytest.mark.parametrize("command", ["say", "session create", "transcribe"])
+def test_a_missing_key_names_the_option(command: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who gave no key is told what the command line calls it, not only what Python does."""
+    write_wav(tmp_path / "a.wav", bytes(4800), AudioFormat())
+    given = {"say": ["hello"], "transcribe": [str(tmp_path / "a.wav")]}.get(command, [])
+    assert main([*command.split(), *given]) == 2
+    assert "--key" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
@@ -160,6 +182,30 @@ def test_without_voices_the_demo_is_light(serving: None, tmp_path: pathlib.Path)
     assert "pip install 'qai-realtime-sync[offline]'" in done.stdout
 
 
+def test_without_a_recogniser_nothing_is_transcribed(serving: None, tmp_path: pathlib.Path) -> None:
+    """Without voices `transcribe --local` fails with the pip line instead of inventing words; `say --local` answers, and says so."""
+    write_wav(tmp_path / "a.wav", bytes(48000), AudioFormat())
+    environment_hides(tmp_path, "hibari")
+    done = without("hibari", "transcribe", "a.wav", "--local", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pip install 'qai-realtime-sync[offline]'" in done.stderr
+    said = without("hibari", "say", "Hello!", "--local", cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert said.stderr.startswith("light: ")
+    assert "Hello!" in said.stdout
+
+
+def test_doctor_without_the_server_parts(tmp_path: pathlib.Path) -> None:
+    """What cannot be tried is named as skipped, with the pip line; the rest is not a failure."""
+    hidden = f"import importlib.metadata as m; real = m.version\ndef version(name):\n    {HIDES}\nm.version = version\n"
+    done = subprocess.run(
+        [sys.executable, "-c", hidden + "import sys; from qai_realtime_sync.cli import main; sys.exit(main(['doctor']))"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "skipped  a conversation with the local server: it needs werkzeug; pip install 'qai-realtime-sync[serve]'" in done.stdout
+
+
 # -- serve -------------------------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +225,57 @@ def test_serve_serves_until_a_signal(start: Start, serving: None, number: signal
     serve.process.send_signal(number)
     assert serve.finish(10) == 0
     assert time.monotonic() - at < 4
+
+
+def test_a_signal_while_the_voices_load_ends_it_silently(serving: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who pressed Ctrl-C before the server listened is not told that it listens."""
+    from qai_realtime_sync.offline import serve, server
+
+    def loads(light: bool) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return assemble(light)
+
+    assemble = server.assemble
+    monkeypatch.setattr(server, "assemble", loads)
+    said: list[str] = []
+    assert serve(light=True, say=said.append) == 0
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [("failed", 1, "response_failed: it was too hard\n"), ("incomplete", 0, "warning: the answer is not whole: incomplete")],
+)
+@pytest.mark.parametrize("what", ["question.wav", "A question?"])
+def test_an_answer_that_fails_is_no_success(
+    serving: None,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    code: int,
+    words: str,
+    what: str,
+) -> None:
+    """A failed answer is an error with exit code 1 and one that broke off a warning, whether the question was written or recorded."""
+    monkeypatch.chdir(tmp_path)
+    write_wav(tmp_path / "question.wav", bytes(48000), AudioFormat())
+    details = {"type": status, "reason": "max_output_tokens"} if status == "incomplete" else {"error": {"message": "it was too hard"}}
+    with service() as peer:
+
+        def answer() -> None:
+            talk = peer.talk()
+            talk.expect("response.create")
+            talk.created("r1")
+            talk.done("r1", status, status_details=details)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        try:
+            assert main(["say", what, "--url", peer.base_url, "--key", "k", "--timeout", "5"]) == code
+        finally:
+            answering.join(PATIENCE)
+    assert words in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_1(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,7 +343,7 @@ def test_doctor_tells_what_is_here(serving: None, capsys: pytest.CaptureFixture[
     told = capsys.readouterr().out
     assert "ok       werkzeug" in told
     assert "a conversation with the local server: Hello!" in told
-    for library, distribution, extra in (("python_socks", "python-socks", "proxy"), ("soxr", "soxr", "resample")):
+    for library, distribution, extra in (("socks", "pysocks", "proxy"), ("soxr", "soxr", "resample")):
         if importlib.util.find_spec(library) is None:
             assert f"missing  {distribution}" in told
             assert f"qai-realtime-sync[{extra}]" in told

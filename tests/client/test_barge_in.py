@@ -65,6 +65,25 @@ def stopped(talk: Talk) -> None:
     talk.say("input_audio_buffer.speech_stopped", item_id="u1", audio_end_ms=1)
 
 
+def test_a_cancel_of_our_own_that_came_too_late_is_nobodys_error() -> None:
+    """The service had stopped by itself; only an error that answers a cancel of the program is told."""
+    with service() as peer, peer.client() as client:
+        talk = peer.talk()
+        client.play_to(Speaker())
+        errors: list[Any] = []
+        client.on_error(errors.append)
+        speak(talk)
+        sync(talk, client)
+        started(talk)
+        ours = talk.expect("response.cancel")
+        talk.error("response_cancel_not_active", ours["event_id"])
+        theirs = client.cancel_response()
+        talk.error("response_cancel_not_active", theirs)
+        talk.error("response_cancel_not_active")
+        sync(talk, client)
+        assert [error.caused_by for error in errors] == [theirs, ""]
+
+
 @pytest.mark.parametrize("heard", [0, 1, 420, 999])
 def test_the_user_speaks_and_the_answer_is_cut_at_what_was_heard(heard: int) -> None:
     """The speaker is silenced, the answer cancelled and truncated; what still comes of it is nobody's to hear."""

@@ -218,6 +218,28 @@ def test_a_slow_handler_is_named_in_a_warning(caplog: pytest.LogCaptureFixture) 
     assert any("dawdle for unknown held up the conversation" in record.message for record in caplog.records)
 
 
+def test_what_ended_the_conversation_is_told_with_its_end() -> None:
+    """With on_handler_error='close' the last event names the handler's exception."""
+    with service() as peer, peer.client(on_handler_error="close") as client:
+
+        @client.on("unknown")
+        def broken(event: Event) -> None:
+            raise LookupError("mine")
+
+        peer.talk().say("one")
+        closed = client.wait(5.0)
+        assert (closed.by, closed.meaning, repr(closed.error)) == ("client", "normal", "LookupError('mine')")
+
+
+def test_before_connect_nobody_waits_for_nothing() -> None:
+    """A stream may be made early; what would wait says at once what is missing."""
+    client = RealtimeClient("qai_x")
+    stream = client.events()
+    for wait in (lambda: next(stream), lambda: client.wait_for("closed", 5.0), client.next_event, client.wait):
+        with pytest.raises(NotConnectedError, match=r"call connect\(\) first"):
+            wait()
+
+
 @pytest.mark.parametrize("what", ["wait_for", "wait", "next_event", "ask", "drain"])
 def test_waiting_in_a_handler_raises_at_once_and_names_the_way_out(what: str) -> None:
     """It would wait for what comes on its own thread."""

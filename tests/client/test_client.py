@@ -52,6 +52,8 @@ def test_making_a_client_starts_nothing_and_reads_nothing(monkeypatch: pytest.Mo
     ("options", "words"),
     [
         ({"voise": 1}, "RealtimeClient has no argument 'voise'; it has: .*ping_interval"),
+        ({"base_ur": 1}, r"no argument 'base_ur' \(did you mean 'base_url'\?\); it has: api_key, config, base_url, .*allow_insecure$"),
+        ({"voice": "Eve"}, r"no argument 'voice': it belongs in RealtimeConfig\(voice=\.\.\.\)"),
         ({"config": {"voice": "Eve"}}, "config must be a RealtimeConfig, not dict"),
         ({"api_key": b"qai_x"}, "api_key must be text, not bytes"),
         ({"base_url": 5}, "base_url must be text, not int"),

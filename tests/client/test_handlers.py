@@ -280,3 +280,25 @@ def test_registering_from_many_threads_while_events_run_loses_nothing() -> None:
     table.log.clear()
     table.handlers.dispatch(SpeechStarted())
     assert len(table.log) == len(set(table.log)) == 200
+
+
+def test_a_slow_handler_is_told_once_then_only_if_it_gets_worse_or_later(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for every piece of sound: again when it is twice as slow as was told, or after a minute."""
+    now = [100.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    table, took = Table(), [0.0]
+
+    def dawdle(event: Event) -> None:
+        now[0] += took[0]
+
+    table.handlers.add(SpeechStarted, dawdle)
+    told = []
+    with caplog.at_level(logging.WARNING):
+        for seconds, pause in ((0.2, 0), (0.3, 0), (0.39, 0), (0.4, 0), (0.5, 0), (0.2, 60)):
+            now[0] += pause
+            took[0] = seconds
+            table.handlers.dispatch(SpeechStarted())
+            told.append(len(caplog.records))
+    assert told == [1, 1, 1, 2, 2, 3]

@@ -397,7 +397,7 @@ def test_a_harmless_error_is_no_failure_of_the_question() -> None:
 
     with service() as peer:
         (found,) = asking(answer, peer, peer.client(), "What?")
-        assert "Answer 2." in found.text
+        assert (found.text, found.response_ids) == ("Answer 2.", ["r2"]), "the answer to the user's speech is not the question's"
 
 
 def test_an_answer_that_does_not_come_in_time_is_a_timeout() -> None:
@@ -419,6 +419,94 @@ def test_an_answer_that_does_not_come_in_time_is_a_timeout() -> None:
         server.start()
         assert client.ask("Two?", timeout=5.0).text == "Answer 2."
         server.join(5.0)
+
+
+def test_a_question_that_was_given_up_does_not_spoil_the_next() -> None:
+    """Its answer is cancelled when it begins late, and no answer to earlier texts is taken for the next question's."""
+    with service() as peer, peer.client() as client:
+        talk = peer.talk()
+        with pytest.raises(RealtimeTimeoutError):
+            client.ask("One?", timeout=0.1)
+        talk.expect("response.create")
+        talk.created("r1")
+        assert talk.expect("response.cancel")["response_id"] == "r1"
+        talk.transcript("r1", "i1", "Late.")
+        talk.done("r1", status="cancelled")
+        client.wait_for("response_done", 5.0)
+        client.send_text("Two?")
+        client.send_text("Three?")
+        answers = Answers(talk, plain)
+        found = client.ask("Four?", timeout=5.0)
+        assert (found.text, found.response_ids) == ("Answer 3.", ["r3"])
+        client.close()
+        answers.end()
+
+
+def test_a_question_that_is_given_up_while_it_is_held_is_never_asked() -> None:
+    """Behind another answer the request still waits: it is dropped, and that answer, which is not its own, runs on."""
+    with service() as peer, peer.client() as client:
+        talk = peer.talk()
+        talk.created("r0")
+        client.wait_for("response_created", 5.0)
+        with pytest.raises(RealtimeTimeoutError):
+            client.ask("One?", timeout=0.1)
+        talk.done("r0")
+        client.wait_for("response_done", 5.0)
+        talk.fence(client)
+        assert not [v for v in talk.received if v["type"] in ("response.create", "response.cancel")]
+        assert not client._call.is_busy
+
+
+def test_a_question_that_is_given_up_takes_its_running_answer_and_its_tools_along() -> None:
+    """The answer is cancelled; the result of a tool that is still at work asks for no further answer."""
+    gate = threading.Event()
+    with service() as peer:
+        client = peer.client()
+
+        @client.tool
+        def look() -> str:
+            """Look."""
+            gate.wait(5.0)
+            return "rain"
+
+        with client:
+            talk = peer.talk()
+            server = threading.Thread(
+                target=lambda: (talk.expect("response.create"), talk.created("r1"), talk.call("r1", "c1", "look"), talk.done("r1"))
+            )
+            server.start()
+            with pytest.raises(RealtimeTimeoutError):
+                client.ask("Rain?", timeout=0.5)
+            server.join(5.0)
+            gate.set()
+            talk.expect("conversation.item.create")
+            client.drain(5.0)
+            talk.fence(client)
+            assert [v["type"] for v in talk.received].count("response.create") == 1
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "3", True])
+def test_a_wrong_timeout_is_refused_before_anything_is_sent(timeout: Any) -> None:
+    """ask needs time or no limit; the others may look once with 0."""
+    with service() as peer, peer.client() as client:
+        with pytest.raises(ConfigError, match="timeout must be a number of seconds above 0, not"):
+            client.ask("One?", timeout=timeout)
+        if timeout != 0 or timeout is True:
+            for wait in (client.drain, client.next_event, client.wait, lambda given: client.close(timeout=given)):
+                with pytest.raises(ConfigError, match="timeout must be a number of seconds, 0 or more, not"):
+                    wait(timeout)
+        talk = peer.talk()
+        talk.fence(client)
+        assert not [v for v in talk.received if v["type"] == "response.create"]
+
+
+def test_after_the_end_sending_says_why_it_ended() -> None:
+    """Meaning, code and reason of the end are in the error of every later command."""
+    with service() as peer, peer.client() as client:
+        peer.talk().close(1008, "insufficient balance")
+        client.wait(5.0)
+        with pytest.raises(NotConnectedError, match=r"send_text cannot be sent: the conversation is over \(\w+, code 1008: insuff"):
+            client.send_text("One?")
 
 
 def test_a_question_that_the_end_overtakes_raises_why() -> None:

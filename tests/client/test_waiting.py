@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qai_realtime_sync.client.waiting import EventStream, Waiting
+from qai_realtime_sync.client.waiting import EventStream, Waiting, in_slices
 from qai_realtime_sync.errors import ConnectionClosedError, NotConnectedError, RealtimeTimeoutError
 from qai_realtime_sync.events import AudioDelta, Closed, Event, Ping, ResponseDone, SpeechStarted
 
@@ -269,3 +269,15 @@ def test_many_threads_wait_while_many_events_come() -> None:
     for n in range(800):
         waiting.offer(number(n))
     assert [other.end() for other in others] == [list(range(name, 800, 8)) for name in range(8)]
+
+
+def test_nobody_waits_longer_than_a_second_at_once() -> None:
+    """A signal that came just before a lock was waited for is seen when that slice is over, with a limit and without."""
+    for timeout, answers in ((None, [False, False, True]), (60.0, [False, True])):
+        given: list[float] = []
+        left = iter(answers)
+        assert in_slices(lambda seconds: (given.append(seconds), next(left))[1], timeout)  # noqa: B023
+        assert given == [1.0] * len(answers)
+    given = []
+    assert not in_slices(given.append, 0)
+    assert given == [0.0], "with no time to wait it looks once"

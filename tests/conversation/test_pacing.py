@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qai_realtime_sync import AudioFormat, PacedSink
+from qai_realtime_sync import AudioFormat, PacedSink, RealtimeClient, RealtimeConfig
+from qai_realtime_sync.errors import ConfigError
 
 SECOND = bytes(48000)
 
@@ -66,3 +67,16 @@ def test_other_formats(clock: Clock) -> None:
     sink.write(bytes(8000))
     clock.now += 3.0
     assert sink.played_ms == pytest.approx(1000)
+
+
+def test_without_a_format_it_plays_that_of_its_client(clock: Clock) -> None:
+    """A client that speaks µ-law makes 8000 bytes a second of it; a sink made for another format is refused."""
+    client = RealtimeClient("qai_x", RealtimeConfig(output_format="g711_ulaw"))
+    sink = PacedSink(clock=clock)
+    client.play_to(sink)
+    sink.write(bytes(8000))
+    clock.now += 3.0
+    assert sink.played_ms == pytest.approx(1000)
+    client.play_to(PacedSink(AudioFormat("g711_ulaw", 8000)))
+    with pytest.raises(ConfigError, match="made for pcm16 at 24000 Hz, and the client's sound is g711_ulaw at 8000 Hz"):
+        client.play_to(PacedSink(AudioFormat()))

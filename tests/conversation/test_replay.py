@@ -187,9 +187,9 @@ def test_handlers_may_send_and_fail(tmp_path: pathlib.Path) -> None:
     events = told(client)
     waited: list[Event] = []
     thread = threading.Thread(target=lambda: waited.append(client.wait_for(Closed, 5)))
-    thread.start()
 
     def handler(event: Event) -> None:
+        thread.start()
         client.send_text("Hello")
         client.send_audio(bytes(10))
         client.interrupt()

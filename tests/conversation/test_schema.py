@@ -393,3 +393,11 @@ def test_text_that_is_an_enumeration_goes_by_its_value() -> None:
         YES = "y"
 
     assert plain_result(Word.YES) == '"y"'
+
+
+def test_a_function_without_a_name_must_be_given_one() -> None:
+    """A lambda or a partial has none that a model could call."""
+    for function in (lambda: 1, functools.partial(int, "5")):
+        with pytest.raises(ConfigError, match="pass name="):
+            tool_from(function)
+        assert tool_from(function, name="look", parameters={}).name == "look"
