@@ -318,6 +318,8 @@ if _TYPE_CHECKING:
     )
     from qai_realtime_sync.events import (
         VadScore as VadScore,
+    )
+    from qai_realtime_sync.events import (
         WaitingForInput as WaitingForInput,
     )
     from qai_realtime_sync.rest import RestClient as RestClient

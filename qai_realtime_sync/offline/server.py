@@ -98,7 +98,7 @@ class RealtimeServer:
             raise ConfigError(f"the pace must be more than 0, not {pace}", code="invalid_pace")
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
             raise ConfigError(f"the port must be a whole number from 1 to 65535, or 0 for any free one, not {port!r}", code="invalid_port")
-        for name, limit in (("rate limit", rate_limit), ("mint rate limit", mint_rate_limit)):
+        for name, limit in (("rate_limit", rate_limit), ("mint_rate_limit", mint_rate_limit)):
             if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit <= 0):
                 raise ConfigError(
                     f"the {name} must be a whole number above 0, not {limit!r}; leave it out for no limit", code="invalid_rate_limit"
