@@ -365,8 +365,8 @@ def test_wrong_options_are_refused_at_once() -> None:
         ({"session_cap": -1}, "cap"),
         ({"port": 99999}, "65535"),
         ({"port": "8765"}, "'8765'"),
-        ({"rate_limit": 0}, "rate limit"),
-        ({"mint_rate_limit": -1}, "mint rate limit"),
+        ({"rate_limit": 0}, "rate_limit"),
+        ({"mint_rate_limit": -1}, "mint_rate_limit"),
         ({"script": "/no/such/file"}, "cannot be read"),
         ({"tls": ("/no/cert", "/no/key")}, "/no/cert"),
     ):
