@@ -189,6 +189,7 @@ def test_a_prefix_of_the_base_url_is_kept(gateway: responses.RequestsMock) -> No
     """A gateway behind a path is reached under that path."""
     gateway.post(f"{BASE}/proxy/qai/v1/realtime/session", json={})
     RestClient(KEY, base_url=f"{BASE}/proxy/").create_session()
+    assert [call.request.url for call in gateway.calls] == [f"{BASE}/proxy/qai/v1/realtime/session"]
 
 
 @pytest.mark.parametrize(
