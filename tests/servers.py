@@ -45,6 +45,7 @@ class Talk:
         self._reading.set()
         self._changed = threading.Condition()  # guards received and _looked_at
         self.received: list[dict[str, Any]] = []
+        self.pongs: list[bytes] = []
         self._looked_at = 0
         self._sending = threading.Lock()
         self._ids = itertools.count(1)
@@ -196,6 +197,8 @@ class Talk:
                 opcode, payload = self.next_frame()
                 if opcode == 9 and self.answers_pings:
                     self.raw(frame(10, payload))
+                if opcode == 10:
+                    self.pongs.append(payload)
                 if opcode == 8:
                     self.closed_with = (struct.unpack("!H", payload[:2])[0], payload[2:].decode()) if payload else (None, "")
                     if self.answers_close:

@@ -301,10 +301,9 @@ class RealtimeClient(Listening, AudioIn):
         if call.lifecycle.state not in ("open", "backoff", "connecting", "handshaking") or call.reader is None:
             raise NotConnectedError(f"there is no conversation to change: the client is {call.lifecycle.state}")
         attrs.evolve(call.config, **fields)  # checked here, in the caller's thread
-        if "tools" in fields:
-            fields["tools"] = call.calls.replaced(fields["tools"])
+        functions = call.calls.functions_of(fields["tools"]) if "tools" in fields else None
         call.waiting.mark()
-        return call.mutations.submit(fields, extra, bridge, timeout)
+        return call.mutations.submit(fields, extra, bridge, timeout, functions)
 
     # -- sound and tools -------------------------------------------------------------------------------------------------------
 

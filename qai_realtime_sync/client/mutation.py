@@ -21,6 +21,7 @@ from qai_realtime_sync.events import ContextMutated, ErrorReceived
 if TYPE_CHECKING:
     from qai_realtime_sync.client.call import Call
     from qai_realtime_sync.client.sender import Timer
+    from qai_realtime_sync.config import Tool
     from qai_realtime_sync.dialects import Dialect
 
 __all__ = ["ContextMutation", "Mutations"]
@@ -81,8 +82,10 @@ class _Change:
     bridge: str | None
     timeout: float
     members: list[ContextMutation]
+    functions: dict[str, Tool] | None = None  # what answers calls of the new tools, if it changes them
     attempt: int = 0
     revision: Revision | None = None
+    functions_before: dict[str, Tool] | None = None
 
     @property
     def by_connection(self) -> bool:
@@ -151,12 +154,23 @@ class Mutations:
         self.revisions.hold(revision, command)
         return command.event_id
 
-    def submit(self, fields: dict[str, Any], extra: Mapping[str, Any] | None, bridge: str | None, timeout: float) -> ContextMutation:
-        """Take a change that was checked; try it at once if nothing runs. Raises: `ConfigError` for a wrong value."""
+    def submit(
+        self,
+        fields: dict[str, Any],
+        extra: Mapping[str, Any] | None,
+        bridge: str | None,
+        timeout: float,
+        functions: dict[str, Tool] | None = None,
+    ) -> ContextMutation:
+        """Take a change that was checked; try it at once if nothing runs. Raises: `ConfigError` for a wrong value.
+
+        ``functions`` answer calls of the new tools from the moment the change is tried: what still runs before that is answered by
+        those it was told of. They go again if the change fails.
+        """
         names = frozenset(fields) | {f"extra.{key}" for key in extra or {}}
         mutation = ContextMutation(names, self._call.delivery.check_not_in_handler)
         superseded: list[ContextMutation] = []
-        change = _Change(dict(fields), dict(extra or {}), bridge, timeout, [mutation])
+        change = _Change(dict(fields), dict(extra or {}), bridge, timeout, [mutation], functions)
         Revision(change.fields, change.extra).on(self._call.config)
         with self._lock:
             old = self._waiting
@@ -165,6 +179,7 @@ class Mutations:
                 change.fields = old.fields | change.fields
                 change.extra = old.extra | change.extra
                 change.bridge = change.bridge or old.bridge
+                change.functions = old.functions if functions is None else functions
                 change.members = [m for m in old.members if m not in superseded] + [mutation]
             self._waiting = change
         for one in superseded:
@@ -194,6 +209,8 @@ class Mutations:
                 by_connection = self._needs_connection(revision)
                 change.revision = revision
                 self.revisions.book(revision, by_connection=by_connection)
+                if change.functions is not None:
+                    change.functions_before = self._call.calls.use(change.functions)
                 if not by_connection:
                     self._timer = self._call.sender.after(change.timeout, lambda: self._late(change))
             if not by_connection:
@@ -289,6 +306,8 @@ class Mutations:
             return
         if change.revision is not None:
             self.revisions.withdraw(change.revision)
+        if change.functions_before is not None:
+            self._call.calls.use(change.functions_before)
         self._tell(change.members, "failed", change.attempt, error)
         self.settle()
 

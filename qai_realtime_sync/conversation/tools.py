@@ -86,8 +86,8 @@ class ToolCalls:
             raise ConfigError(f"there already is a tool named {tool.name!r}")
         self._tools[tool.name] = tool
 
-    def replaced(self, tools: list[dict[str, Any] | Tool]) -> list[dict[str, Any] | Tool]:
-        """Take the tools of a changed configuration: their functions are run from now on; calls of those that went are refused.
+    def functions_of(self, tools: list[dict[str, Any] | Tool]) -> dict[str, Tool]:
+        """Return the functions that answer calls of ``tools``, the tools of a changed configuration; `use` puts them in force.
 
         A plain dict is answered by the function registered under its name, or by the program's ``on_function_call``.
 
@@ -112,8 +112,12 @@ class ToolCalls:
                     f"nobody answers the tool {name!r}: give a Tool with a function, register on_function_call, "
                     "or declare it in the client's first configuration"
                 )
-        self._tools = functions
-        return tools
+        return functions
+
+    def use(self, functions: Mapping[str, Tool]) -> dict[str, Tool]:
+        """Run these functions from now on, and refuse calls of those that went; return what was in force before."""
+        before, self._tools = self._tools, dict(functions)
+        return before
 
     @property
     def is_busy(self) -> bool:

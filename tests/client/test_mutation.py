@@ -219,6 +219,49 @@ def test_a_change_of_tools_brings_its_functions() -> None:
             assert outputs["c2"] == "new"
 
 
+def test_tools_that_the_service_refused_are_taken_back_with_their_functions() -> None:
+    """After a refused change the old function answers again, and the one that never came into force is unknown."""
+    with service() as peer:
+        client = peer.client(OLD)
+        client.tool(name="old")(lambda: "old")
+        with client:
+            talk = peer.talk()
+            talk.expect("session.update")
+            mutation = client.mutate_context(tools=[Tool(name="new", function=lambda: "new")])
+            talk.error("invalid_value", talk.expect("session.update")["event_id"], "Not these.")
+            with pytest.raises(ApiError, match="Not these"):
+                mutation.wait(5.0)
+            talk.created("r1")
+            talk.call("r1", "c1", "old")
+            talk.call("r1", "c2", "new")
+            talk.done("r1")
+            talk.expect("response.create")
+            outputs = talk.outputs()
+            assert outputs["c1"] == "old"
+            assert "there is no function named new" in outputs["c2"]
+
+
+def test_an_answer_that_runs_is_served_by_the_tools_it_was_told_of() -> None:
+    """A change of tools that waits for the end of an answer does not take away the functions this answer calls."""
+    with service() as peer:
+        client = peer.client(OLD)
+        client.tool(name="old")(lambda: "old")
+        with client:
+            talk = peer.talk()
+            talk.expect("session.update")
+            busy(talk, client)
+            mutation = client.mutate_context(tools=[Tool(name="new", function=lambda: "new")])
+            assert mutation.outcome == "queued"
+            talk.call("r1", "c1", "old")
+            talk.done("r1")
+            talk.expect("response.create")
+            assert talk.outputs() == {"c1": "old"}
+            talk.created("r2")
+            talk.done("r2")
+            assert [tool["name"] for tool in confirm(talk)["session"]["tools"]] == ["new"]
+            mutation.wait(5.0)
+
+
 def test_waiting_for_a_change_in_a_handler_raises_at_once() -> None:
     """It would wait for what comes on its own thread; a change that is over may be asked."""
     with service() as peer, peer.client(OLD) as client:

@@ -186,7 +186,7 @@ def test_a_function_that_nobody_has_is_refused_to_the_model() -> None:
 def test_the_refusal_says_when_there_is_no_function_at_all() -> None:
     """With nothing registered the list is empty, and said to be."""
     book = Book()
-    book.calls.replaced([])
+    book.calls.use({})
     (refusal,) = book.tell(call("c1"), complete("c1"))
     assert isinstance(refusal, SendFunctionResult)
     assert "known functions: none" in refusal.output
@@ -280,12 +280,14 @@ def test_a_name_is_taken_once() -> None:
 def test_tools_are_replaced_as_a_whole() -> None:
     """Functions of the new configuration run, those that went are refused; a definition that nobody answers is an error."""
     book = Book("look", "listen", theirs=("mine",))
-    book.calls.replaced(
+    functions = book.calls.functions_of(
         [{"type": "function", "name": "listen"}, {"type": "web_search"}, Tool(name="mine"), Tool(name="fly", function=print)]
     )
+    assert set(book.calls.tools) == {"look", "listen"}, "they are not in force before they are used"
+    assert set(book.calls.use(functions)) == {"look", "listen"}
     assert set(book.calls.tools) == {"listen", "fly"}
     with pytest.raises(ConfigError, match="nobody answers the tool 'swim'"):
-        book.calls.replaced([{"type": "function", "name": "swim"}])
+        book.calls.functions_of([{"type": "function", "name": "swim"}])
     assert set(book.calls.tools) == {"listen", "fly"}
 
 
