@@ -106,7 +106,8 @@ class ApiError(RealtimeError):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        text = f"qai: {self.status_code} {self.code}: {self.message}"
+        status = f"{self.status_code} " if self.status_code else ""  # an error told during the conversation has none
+        text = f"qai: {status}{self.code}: {self.message}"
         return f"{text} (request_id={self.request_id})" if self.request_id else text
 
     @property

@@ -77,6 +77,7 @@ def test_the_text_of_an_api_error() -> None:
     error = ApiError("model is required", status_code=400, code="invalid_request", request_id="req_1")
     assert str(error) == "qai: 400 invalid_request: model is required (request_id=req_1)"
     assert str(ApiError("m", status_code=500, code="x")) == "qai: 500 x: m"
+    assert str(ApiError("m", code="x")) == "qai: x: m", "an error told during the conversation has no HTTP status"
     assert ApiError("m").retry_after is None
 
 
