@@ -21,6 +21,9 @@ PRINTS = {
     "tools.py": ["get_weather('London') runs", "light rain", "find_order(42) was asked for", "on its way"],
     "interruption.py": ["the story begins", "the user speaks", "(barge_in)", "the service keeps"],
     "push_to_talk.py": ["heard: (speech)", "answer: I heard you", "s of sound in answer.wav"],
+    "transcription.py": ["item_", ": (speech)"],
+    "two_assistants.py": ["Anna output: It is", "Bruno output: I heard you", "2 answers were given"],
+    "replay.py": ["output: It is", "answer completed", "the handlers were told the same"],
 }
 ARGUMENTS = {"interruption.py": [], "push_to_talk.py": ["question.wav", "answer.wav", "--light"]}
 
