@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pathlib
 import select
+import signal
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -14,6 +15,9 @@ from typing import Any
 
 import hypothesis
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what it puts into the background so, and children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
 _ENDING = 5.0  # seconds that what is ending already gets to be over
