@@ -10,7 +10,7 @@ from typing import Any
 
 import websocket
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 class Caller:

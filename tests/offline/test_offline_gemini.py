@@ -19,7 +19,7 @@ from qai_realtime_sync.offline import RealtimeServer, Script
 from tests.offline.caller import silence, tone
 
 MODEL = "models/gemini-3.8-live"
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 class Talk:
