@@ -10,7 +10,7 @@ from typing import Any
 
 import websocket
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 class Caller:
