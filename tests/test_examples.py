@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import wave
@@ -13,7 +14,9 @@ from array import array
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+# Programs that serve until they are told to end; tests/contrib runs them.
+SERVERS = {"django_app.py", "flask_app.py"}
+EXAMPLES = sorted({path.name for path in (ROOT / "examples").glob("*.py")} - SERVERS)
 
 # What each prints, in light mode.
 PRINTS = {
@@ -23,9 +26,12 @@ PRINTS = {
     "push_to_talk.py": ["heard: (speech)", "answer: I heard you", "s of sound in answer.wav"],
     "transcription.py": ["item_", ": (speech)"],
     "two_assistants.py": ["Anna output: It is", "Bruno output: I heard you", "2 answers were given"],
+    "flask_phone.py": ["call from +15550100", "caller: (speech)", "answer: I heard you", "0 gaps", "hung_up"],
+    "many_machines.py": ["the other worker watches it", "output: I can", "closed: the process that owned", "ended at the gateway: 1"],
     "replay.py": ["output: It is", "answer completed", "the handlers were told the same"],
 }
-ARGUMENTS = {"interruption.py": [], "push_to_talk.py": ["question.wav", "answer.wav", "--light"]}
+PROGRAMS = {"many_machines.py": "redis-server"}  # what must be installed beside
+ARGUMENTS = {"interruption.py": [], "flask_phone.py": ["--light", "--call"], "push_to_talk.py": ["question.wav", "answer.wav", "--light"]}
 
 
 def run(name: str, folder: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -44,6 +50,8 @@ def run(name: str, folder: pathlib.Path, *arguments: str) -> subprocess.Complete
 def test_an_example_runs(name: str, tmp_path: pathlib.Path) -> None:
     """It ends with exit code 0, without a warning, and prints what it is about."""
     pytest.importorskip("werkzeug", reason="the local server needs werkzeug")
+    if name in PROGRAMS and shutil.which(PROGRAMS[name]) is None:
+        pytest.skip(f"{PROGRAMS[name]} is not installed")
     with wave.open(str(tmp_path / "question.wav"), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

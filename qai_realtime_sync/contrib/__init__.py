@@ -1,0 +1,1 @@
+"""Adapters for frameworks, one file each, with the same name here, in `tests/contrib`, in `examples` and in the docs."""
