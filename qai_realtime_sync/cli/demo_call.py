@@ -29,6 +29,7 @@ from qai_realtime_sync.cli.interruptions import Interruptions
 from qai_realtime_sync.cli.live import Live
 from qai_realtime_sync.cli.server_process import ServerProcess
 from qai_realtime_sync.cli.sound_files import read_wav
+from qai_realtime_sync.cli.terminal import say
 from qai_realtime_sync.conversation.pacing import PacedSink
 from qai_realtime_sync.conversation.recorder import Recorder
 from qai_realtime_sync.errors import ConfigError
@@ -161,28 +162,33 @@ class DemoCall:
 
     # -- the report -----------------------------------------------------------------------------------------------------------
 
-    def report(self) -> int:
-        """Print latencies and checks, add them to the transcript, and return the exit code."""
+    def report(self) -> tuple[int, dict[str, Any]]:
+        """Print latencies and checks, add them to the transcript; return the exit code, and the same for a program."""
         if self._own_sound:
             self._turns = self._measured.turns_heard(_SILENCE_MS / 1000)
         rows = self._measured.rows(self._turns)
         checks = (
             checks_of_recording(rows) if self._own_sound else checks_of(self._measured, self._turns, rows, self._journal)
         )
-        print("\nlatency" + (" (without pacing)" if self._arguments.fast else ""))
-        print("\n".join(latency_table(rows)))
-        print("checks\n" + "\n".join(write_checks(checks)))
+        say()
+        say("latency" + (" (without pacing)" if self._arguments.fast else ""), "strong")
+        for line in latency_table(rows):
+            say(line)
+        say("checks", "strong")
+        for check, line in zip(checks, write_checks(checks)):
+            say(line, "good" if check.ok else "bad")
         path = self._folder / "transcript.json"
         value = json.loads(path.read_text(encoding="utf-8"))
-        value["demo"] = {
+        told = {
             "paced": not self._arguments.fast,
             "latencies": [attrs.asdict(row) for row in rows],
             "checks": [{"ok": check.ok, "text": check.text} for check in checks],
-            "server": {"conversations": self._journal["conversations"]} if self._journal else None,
         }
+        value["demo"] = {**told, "server": {"conversations": self._journal["conversations"]} if self._journal else None}
         path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", errors="backslashreplace")
-        print(f"listen to {self._folder / 'conversation.wav'} (caller left, assistant right)", flush=True)
-        return 0 if all(check.ok for check in checks) else 1
+        say(f"listen to {self._folder / 'conversation.wav'} (caller left, assistant right)")
+        say(f"see it: qai-realtime report {self._folder}")
+        return (0 if all(check.ok for check in checks) else 1), told
 
 
 def _tones(text: str) -> bytes:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any, Final
 
 from qai_realtime_sync import (
     ErrorReceived,
+    Event,
     FunctionCall,
     HandlerFailed,
     ItemTruncated,
@@ -21,8 +25,12 @@ from qai_realtime_sync import (
     TranscriptDone,
     TranscriptFailed,
 )
+from qai_realtime_sync.cli.terminal import cleaned, painted
 
 __all__ = ["Live"]
+
+_INDENT = 21  # columns in front of the words
+_STYLES: Final = {"caller": "caller", "heard": "caller", "assistant": "assistant", "tool": "good", "error": "bad"}
 
 
 class Live:
@@ -34,27 +42,34 @@ class Live:
         self._open = ""  # the answer whose words are being added to the last line
         self._streamed: set[str] = set()  # answers whose words came one by one
         self._ended = False
+        self._width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0  # 0 = lines are as long as they are
+        self._column = 0
 
-    def follow(self, client: RealtimeClient) -> None:
+    def follow(self, client: RealtimeClient, *, background: bool = True) -> None:
         """Register for everything that is shown; on the background lane, since a terminal may be slow."""
-        client.on(TranscriptDelta, self._words, background=True)
-        client.on(TextDelta, self._written, background=True)
-        client.on(TranscriptDone, self._whole, background=True)
-        client.on(TranscriptFailed, lambda event: self.line("heard", f"(no transcript: {event.message})"), background=True)
-        client.on(TranscriptCorrected, self._corrected, background=True)
-        client.on(SpeechStarted, lambda event: self.line("", "(the caller is heard)"), background=True)
-        client.on(PlaybackStopped, self._stopped, background=True)
-        client.on(ItemTruncated, self._truncated, background=True)
-        client.on(FunctionCall, lambda event: self.line("tool", f"{event.name}({event.arguments})"), background=True)
-        client.on(ErrorReceived, self._error, background=True)
-        client.on(HandlerFailed, lambda event: self.line("error", f"{event.handler}: {event.error}"), background=True)
-        client.on(Reconnecting, lambda event: self.line("", f"(connection lost, attempt {event.attempt})"), background=True)
+        rows: list[tuple[type[Event], Callable[[Any], object]]] = [
+            (TranscriptDelta, self._words),
+            (TextDelta, self._written),
+            (TranscriptDone, self._whole),
+            (TranscriptFailed, lambda event: self.line("heard", f"(no transcript: {event.message})")),
+            (TranscriptCorrected, self._corrected),
+            (SpeechStarted, lambda event: self.line("", "(the caller is heard)")),
+            (PlaybackStopped, self._stopped),
+            (ItemTruncated, self._truncated),
+            (FunctionCall, lambda event: self.line("tool", f"{event.name}({event.arguments})")),
+            (ErrorReceived, self._error),
+            (HandlerFailed, lambda event: self.line("error", f"{event.handler}: {event.error}")),
+            (Reconnecting, lambda event: self.line("", f"(connection lost, attempt {event.attempt})")),
+        ]
+        for event, function in rows:
+            client.on(event, function, background=background)
 
-    def line(self, who: str, text: str) -> None:
-        """Print one line with its time."""
+    def line(self, who: str, text: str, *, at: float | None = None) -> None:
+        """Print one line with its time, or that of ``at`` seconds."""
         with self._lock:
             self._break()
-            self._print(f"{self._seconds():6.1f} s  {who:<10} {text}\n")
+            self._begin(who, at)
+            self._print(painted(cleaned(text), "" if who else "quiet") + "\n")
 
     def end(self) -> None:
         """Finish the line that is open; nothing is printed from now on."""
@@ -73,11 +88,22 @@ class Live:
         with self._lock:
             if self._open != answer:
                 self._break()
-                self._print(f"{self._seconds():6.1f} s  {'assistant':<10} ")
+                self._begin("assistant")
                 words = words.lstrip()
             self._open = answer
             self._streamed.add(answer)
-            self._print(words)
+            self._print(self._wrapped(cleaned(words)) if self._width > 2 * _INDENT else cleaned(words))
+
+    def _wrapped(self, words: str) -> str:
+        """Break the lines of a terminal between words, below where the first one began."""
+        shown = []
+        for word in re.findall(r" *[^ ]+| +$", words):
+            if self._column + len(word) >= self._width and word.startswith(" "):
+                shown.append("\n" + " " * _INDENT)
+                self._column, word = _INDENT, word.lstrip()
+            shown.append(word)
+            self._column += len(word)
+        return "".join(shown)
 
     def _whole(self, event: TranscriptDone) -> None:
         if event.source == "input":
@@ -99,6 +125,11 @@ class Live:
     def _error(self, event: ErrorReceived) -> None:
         if not event.benign:
             self.line("error", event.message)
+
+    def _begin(self, who: str, at: float | None = None) -> None:
+        seconds = self._seconds() if at is None else at
+        self._column = _INDENT
+        self._print(painted(f"{seconds:6.1f} s  ", "quiet") + painted(f"{who:<10} ", _STYLES.get(who, "")))
 
     def _break(self) -> None:
         if self._open:

@@ -4,53 +4,70 @@ from __future__ import annotations
 
 import argparse
 import os
+import pathlib
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
-from qai_realtime_sync import AudioDelta, RealtimeClient, RealtimeConfig, ResponseDone, TranscriptDelta
+from qai_realtime_sync import AudioDelta, RealtimeClient, Recorder, ResponseDone, TextDelta, TranscriptDelta
 from qai_realtime_sync.audio import AudioFormat
 from qai_realtime_sync.cli.address import add_address, client_for, seconds
-from qai_realtime_sync.cli.sound_files import read_wav, send_all, write_wav
+from qai_realtime_sync.cli.assistant import add_assistant, config_from
+from qai_realtime_sync.cli.json_events import follow_as_json
+from qai_realtime_sync.cli.sound_files import is_folder, read_wav, send_all, write_wav
+from qai_realtime_sync.cli.terminal import cleaned, json_line
 from qai_realtime_sync.errors import ApiError, ConfigError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "recording_of", "run", "say_aloud"]
 
+EXAMPLE = 'qai-realtime say "What can you do?" --out answer.wav'
 _AUDIO = AudioFormat()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to say, and where to."""
     parser.add_argument("what", metavar="TEXT|FILE", help="a sentence, or a WAV file of one")
-    parser.add_argument("--out", metavar="FILE", help="keep the answer's sound as a WAV file")
-    parser.add_argument("--voice", help="the voice of the answer")
-    parser.add_argument("--instructions", default="", help="how the assistant should behave")
-    parser.add_argument("--timeout", type=seconds, default=30.0, help="seconds to wait for the answer (default: %(default)s)")
+    parser.add_argument("--out", metavar="FILE", help="the answer as FILE.wav, - for stdout; a FOLDER keeps all")
+    add_assistant(parser)
+    parser.add_argument("--timeout", type=seconds, default=30.0, help="seconds to wait for the answer (default: %(default)g)")
     add_address(parser)
+    parser.add_argument("--json", action="store_true", help="events as lines of JSON, the result last")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the answer while it comes; return 0. Raises: `RealtimeError`, also when the service fails to answer."""
-    pcm = _recording(arguments.what)
-    given = {"voice": arguments.voice} if arguments.voice else {}
-    config = RealtimeConfig(instructions=arguments.instructions, turn_detection=None, **given)
-    sound = bytearray()
-    with client_for(arguments, config) as client:
+    if arguments.json and arguments.out == "-":
+        raise ConfigError("--json and --out - both want standard output; give the sound a file")
+    pcm = recording_of(arguments.what)
+    sound, words = bytearray(), _Words(to=sys.stderr if arguments.out == "-" else sys.stdout)
+    with ExitStack() as stack:
+        client = stack.enter_context(client_for(arguments, config_from(arguments, turn_detection=None)))
         client.on(AudioDelta, lambda event: sound.extend(event.audio))
-        client.on(TranscriptDelta, _print_words, background=True)
+        if arguments.json:
+            follow_as_json(client)
+        else:
+            client.on(TranscriptDelta, words.spoken, background=True)
+            client.on(TextDelta, words.written, background=True)
+        stack.enter_context(_kept(client, arguments.out))
         with client:
-            if pcm:
-                status = _say_aloud(client, pcm, arguments.timeout)
-            else:
-                status = client.ask(arguments.what, arguments.timeout).status
-    print(flush=True)
+            status = say_aloud(client, pcm, arguments.timeout) if pcm else client.ask(arguments.what, arguments.timeout).status
+        turns = client.conversation
+    if not arguments.json:
+        words.end()
     if status != "completed":
         print(f"warning: the answer is not whole: {status}", file=sys.stderr)
-    if arguments.out:
-        write_wav(arguments.out, bytes(sound), _AUDIO)
-        print(f"{len(sound) / _AUDIO.bytes_per_second:.1f} s of sound in {arguments.out}", file=sys.stderr)
+    written = _write(arguments.out, bytes(sound))
+    if arguments.json:
+        text = turns[-1].assistant if turns else ""
+        length = round(len(sound) / _AUDIO.bytes_per_second, 3)
+        told = {"status": status, "text": text, "seconds": length, "out": arguments.out}
+        json_line({"name": "result", "command": "say", "ok": True, "exit_code": 0, **told})
+    elif written:
+        print(written, file=sys.stderr)
     return 0
 
 
-def _recording(what: str) -> bytes:
+def recording_of(what: str) -> bytes:
     """The sound of a WAV file, or nothing for a sentence. Raises: `ConfigError` for what only looks like a file."""
     if os.path.isfile(what):
         return read_wav(what, _AUDIO)
@@ -61,19 +78,71 @@ def _recording(what: str) -> bytes:
     return b""
 
 
-def _say_aloud(client: RealtimeClient, pcm: bytes, timeout: float) -> str:
-    """Send a recording as one turn and return how the answer ended."""
-    send_all(client, pcm, _AUDIO)
+def say_aloud(
+    client: RealtimeClient, pcm: bytes, timeout: float, *, pace: bool = False, said: Callable[[float], object] | None = None
+) -> str:
+    """Send a recording as one turn and return how the answer ended, after the rounds of tools.
+
+    ``pace``: as slow as it was spoken; ``said`` is told how many seconds were sent. Raises: `RealtimeError`.
+    """
+    if pace:
+        client.send_audio_from(pcm, audio=_AUDIO, pace=True)
+    else:
+        send_all(client, pcm, _AUDIO)
+    if said is not None:
+        said(len(pcm) / _AUDIO.bytes_per_second)
     client.commit_audio()
     client.create_response()
-    done = client.wait_for(ResponseDone, timeout)
-    if done.status == "failed":
-        raise ApiError(
-            done.error_message or "the service could not answer", code=done.error_code or done.reason or "response_failed"
-        )
-    return f"{done.status} ({done.reason})" if done.reason and done.status != "completed" else done.status
+    while True:
+        done = client.wait_for(ResponseDone, timeout)
+        if done.status == "failed":
+            raise ApiError(
+                done.error_message or "the service could not answer", code=done.error_code or done.reason or "response_failed"
+            )
+        if not (client.config.tools and any(item.type == "function_call" for item in done.output)):
+            return f"{done.status} ({done.reason})" if done.reason and done.status != "completed" else done.status
 
 
-def _print_words(event: TranscriptDelta) -> None:
-    if event.source == "output" and not event.snapshot:
-        print(event.delta, end="", flush=True)
+@contextmanager
+def _kept(client: RealtimeClient, out: str | None) -> Iterator[None]:
+    """Keep the whole conversation where ``out`` is a folder."""
+    if out is None or not is_folder(out):
+        yield
+        return
+    with Recorder(out) as recorder:
+        client.record_to(recorder)
+        yield
+
+
+def _write(out: str | None, pcm: bytes) -> str:
+    """Write the answer's sound; return what to say of it."""
+    if out is None:
+        return ""
+    length = f"{len(pcm) / _AUDIO.bytes_per_second:.1f} s of sound"
+    if out == "-":
+        write_wav(sys.stdout.buffer, pcm, _AUDIO)
+        return f"{length} to standard output"
+    if not is_folder(out):
+        write_wav(out, pcm, _AUDIO)
+        return f"{length} in {out}"
+    return f"the conversation is in {pathlib.Path(out)}{os.sep}; see it with: qai-realtime report {out}"
+
+
+class _Words:
+    """Prints an answer's words as they come."""
+
+    def __init__(self, to: object) -> None:
+        self._to = to
+
+    def spoken(self, event: TranscriptDelta) -> None:
+        if event.source == "output" and not event.snapshot:
+            self._print(event.delta)
+
+    def written(self, event: TextDelta) -> None:
+        self._print(event.delta)
+
+    def end(self) -> None:
+        print(flush=True, file=self._to)  # type: ignore[call-overload]
+
+    def _print(self, words: str) -> None:
+        print(cleaned(words), end="", flush=True, file=self._to)  # type: ignore[call-overload]

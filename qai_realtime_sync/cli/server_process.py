@@ -12,6 +12,7 @@ import threading
 import urllib.request
 from typing import IO, Any
 
+from qai_realtime_sync.cli.interruptions import holding
 from qai_realtime_sync.errors import RealtimeError, RealtimeTimeoutError
 
 __all__ = ["ServerProcess"]
@@ -40,7 +41,16 @@ class ServerProcess:
         self._certificate = ""
 
     def __enter__(self) -> ServerProcess:
-        self._complaints = tempfile.TemporaryFile()
+        try:
+            with holding():
+                self._start()
+        except BaseException:  # Ctrl-C, which came meanwhile
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(
             [sys.executable, "-m", "qai_realtime_sync.cli.attached_server", *self._arguments],
             stdin=subprocess.PIPE,
@@ -50,7 +60,6 @@ class ServerProcess:
         )
         self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), name="qai-server-output", daemon=True)
         self._reader.start()
-        return self
 
     def _read(self, output: IO[bytes]) -> None:
         for line in output:
@@ -96,10 +105,19 @@ class ServerProcess:
 
     def __exit__(self, *_: object) -> None:
         process = self._process
-        if process is None:
-            return
+        try:
+            if process is not None:
+                self._end(process)
+        finally:
+            if self._reader is not None:
+                self._reader.join(_STOP_WITHIN)
+            if process is not None and process.stdout is not None:
+                process.stdout.close()
+            if self._complaints is not None:
+                self._complaints.close()
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
-        assert process.stdout is not None
         process.stdin.close()
         if not self.url:
             process.terminate()  # it still loads its voices, and there is nothing to be ended in order
@@ -112,8 +130,3 @@ class ServerProcess:
             process.kill()
             process.wait()
             raise
-        if self._reader is not None:
-            self._reader.join(_STOP_WITHIN)
-        process.stdout.close()
-        if self._complaints is not None:
-            self._complaints.close()

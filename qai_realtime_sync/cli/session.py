@@ -6,34 +6,39 @@ import argparse
 import json
 from typing import Any
 
+from qai_realtime_sync.cli.terminal import json_line
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.rest import RestClient
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
 
+EXAMPLE = "qai-realtime session create --voice eve"
+_END = "qai-realtime session end sess_1 --seconds 61.5"
 _REDACTED = "<redacted, use --show-token>"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the three calls."""
     calls = parser.add_subparsers(title="calls", metavar="CALL", required=True)
-    create = calls.add_parser("create", help="mint a session; the first minute is charged")
-    create.add_argument("--provider", help="like elevenlabs (default: the gateway's usual one)")
+    create: Any = calls.add_parser("create", help="mint a session; the first minute is charged")
+    create.add_argument("--provider", metavar="NAME", help="like elevenlabs (default: the gateway's usual one)")
     create.add_argument("--voice", help="the voice of the assistant")
     create.add_argument("--body", metavar="JSON", help="further fields of the request, a JSON object")
     create.set_defaults(call=_create)
-    refresh = calls.add_parser("refresh", help="get a new token for a session")
+    refresh: Any = calls.add_parser("refresh", help="get a new token for a session")
     refresh.add_argument("session_id")
     refresh.set_defaults(call=_refresh)
-    end = calls.add_parser("end", help="end a session and settle its bill")
+    end: Any = calls.add_parser("end", help="end a session and settle its bill")
     end.add_argument("session_id")
     end.add_argument("--seconds", type=float, required=True, help="how long it lasted")
     end.set_defaults(call=_end)
-    for call in (create, refresh, end):
-        call.add_argument("--url", help="the gateway (default: the environment variable QAI_BASE_URL, else the real one)")
-        call.add_argument("--key", help="the API key (default: the environment variable QAI_API_KEY, which other users cannot see)")
-        call.add_argument("--timeout", type=float, default=30.0, help="seconds for the whole call (default: %(default)s)")
-        call.add_argument("--show-token", action="store_true", help="print tokens and signed addresses, which let anybody in")
+    for call, example in ((create, EXAMPLE), (refresh, "qai-realtime session refresh sess_1"), (end, _END)):
+        call.example = example
+        call.add_argument("--url", help="address (default: QAI_BASE_URL, else the gateway)")
+        call.add_argument("--key", help="API key (default: QAI_API_KEY, unseen by others)")
+        call.add_argument("--timeout", type=float, default=30.0, help="seconds for the whole call (default: %(default)g)")
+        call.add_argument("--show-token", action="store_true", help="print tokens and signed addresses, a right to enter")
+        call.add_argument("--json", action="store_true", help="one line of JSON, which it is anyway")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     with RestClient(arguments.key, base_url=arguments.url, timeout=arguments.timeout) as rest:
         answer = arguments.call(rest, arguments)
         info = rest.last_response
-    print(json.dumps({**answer, "cost_ticks": info.cost_ticks, "balance_after": info.balance_after, "request_id": info.request_id}))
+    told = {"cost_ticks": info.cost_ticks, "balance_after": info.balance_after, "request_id": info.request_id}
+    json_line({"name": "result", "command": "session", "ok": True, "exit_code": 0, **answer, **told})
     return 0
 
 

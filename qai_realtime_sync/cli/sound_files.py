@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import wave
 from array import array
+from typing import BinaryIO
 
 from qai_realtime_sync import RealtimeClient
 from qai_realtime_sync.audio import AudioFormat, Converter
 from qai_realtime_sync.errors import ConfigError
 
-__all__ = ["read_wav", "send_all", "write_wav"]
+__all__ = ["is_folder", "read_wav", "send_all", "write_wav"]
 
 
 def read_wav(path: str | os.PathLike[str], audio: AudioFormat) -> bytes:
@@ -35,16 +37,28 @@ def read_wav(path: str | os.PathLike[str], audio: AudioFormat) -> bytes:
     return converter.convert(samples.tobytes()) + converter.flush()
 
 
-def write_wav(path: str | os.PathLike[str], pcm: bytes, audio: AudioFormat) -> None:
-    """Write PCM16 as a WAV file of one channel. Raises: `ConfigError` if that cannot be."""
+def is_folder(out: str) -> bool:
+    """Tell whether ``--out`` names a folder: one that is there, or a name that ends with a separator or has no ending."""
+    return out != "-" and (os.path.isdir(out) or out.endswith(("/", os.sep)) or not os.path.splitext(out)[1])
+
+
+def write_wav(to: str | os.PathLike[str] | BinaryIO, pcm: bytes, audio: AudioFormat) -> None:
+    """Write PCM16 as a WAV file of one channel, by its path or to an open file, a pipe too. Raises: `ConfigError` if that cannot be."""
+    made = io.BytesIO()  # a pipe has no place to go back to, where the size belongs
+    with wave.open(made, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(audio.sample_rate)
+        file.writeframes(pcm)
+    if not isinstance(to, (str, os.PathLike)):
+        to.write(made.getvalue())
+        to.flush()
+        return
     try:
-        with open(path, "wb") as opened, wave.open(opened, "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(audio.sample_rate)
-            file.writeframes(pcm)
+        with open(to, "wb") as opened:
+            opened.write(made.getvalue())
     except OSError as error:
-        raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror or error}", code="invalid_path") from error
+        raise ConfigError(f"{str(to)!r} cannot be written: {error.strerror or error}", code="invalid_path") from error
 
 
 def send_all(client: RealtimeClient, pcm: bytes, audio: AudioFormat) -> None:

@@ -5,36 +5,60 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from qai_realtime_sync import Event, RealtimeConfig, TranscriptDone, TranscriptFailed
+from qai_realtime_sync import Event, TranscriptDone, TranscriptFailed
 from qai_realtime_sync.audio import AudioFormat
 from qai_realtime_sync.cli.address import add_address, client_for, seconds
+from qai_realtime_sync.cli.assistant import config_from
+from qai_realtime_sync.cli.json_events import follow_as_json
 from qai_realtime_sync.cli.sound_files import read_wav, send_all
-from qai_realtime_sync.errors import ApiError
+from qai_realtime_sync.cli.terminal import json_line, say
+from qai_realtime_sync.errors import ApiError, ConfigError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
 
+EXAMPLE = "qai-realtime transcribe question.wav --local"
 _AUDIO = AudioFormat()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the file, and where to."""
     parser.add_argument("file", metavar="FILE", help="a WAV file")
-    parser.add_argument("--timeout", type=seconds, default=60.0, help="seconds to wait for the words (default: %(default)s)")
+    parser.add_argument("--model", help="the model (default: the service's own)")
+    parser.add_argument("--out", metavar="FILE", help="write the words to a file too")
+    parser.add_argument("--timeout", type=seconds, default=60.0, help="seconds to wait for the words (default: %(default)g)")
     add_address(parser)
+    parser.add_argument("--json", action="store_true", help="events as lines of JSON, the result last")
+    parser.set_defaults(instructions="", voice=None)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the words; return 0. Raises: `RealtimeError`."""
     pcm = read_wav(arguments.file, _AUDIO)
-    with client_for(arguments, RealtimeConfig(turn_detection=None), words=True) as client:
+    with client_for(arguments, config_from(arguments, turn_detection=None), words=True) as client:
+        if arguments.json:
+            follow_as_json(client)
         with client:
             send_all(client, pcm, _AUDIO)
             client.commit_audio()
             done: Any = client.wait_for(Event, arguments.timeout, where=_is_last)
     if isinstance(done, TranscriptFailed):
         raise ApiError(done.message or "the service could not write it down", code=done.code or "transcript_failed")
-    print(done.transcript)
+    if arguments.out:
+        _write(arguments.out, done.transcript)
+    if arguments.json:
+        length = round(len(pcm) / _AUDIO.bytes_per_second, 3)
+        json_line({"name": "result", "command": "transcribe", "ok": True, "exit_code": 0, "text": done.transcript, "seconds": length})
+    else:
+        say(done.transcript)
     return 0
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise ConfigError(f"{path!r} cannot be written: {error.strerror or error}", code="invalid_path") from error
 
 
 def _is_last(event: object) -> bool:

@@ -38,7 +38,8 @@ class Recording:
     ``config`` says in which formats the sound is wanted: those of the conversation that was recorded. What of the assistant's sound was
     not heard, or is not in the recording, is silence; so is the user's.
 
-    Raises: `ConfigError` for a folder without ``events.jsonl``, and while it is read for a line that is none.
+    Raises: `ConfigError` for a folder without ``events.jsonl``, and while it is read for a line that is none; a last line that is cut
+    off, as a killed process may leave it, is left out.
     """
 
     def __init__(self, path: str | os.PathLike[str], config: RealtimeConfig | None = None) -> None:
@@ -63,9 +64,14 @@ class Recording:
         spoken = 0.0
         own = self._config.input_audio
         try:
-            with open(self._lines, encoding="utf-8") as lines:
+            with open(self._lines, encoding="utf-8", errors="replace") as lines:
                 for number, line in enumerate(lines, 1):
-                    at, what = self._read(line, number)
+                    try:
+                        at, what = self._read(line, number)
+                    except ConfigError:
+                        if line.endswith("\n"):
+                            raise
+                        return  # cut off in the middle: what wrote it was killed
                     begins = None
                     if isinstance(what, AudioDelta):
                         begins, what.audio = heard.sound(at, len(what.audio))
@@ -75,7 +81,7 @@ class Recording:
                         begins = at if at - spoken > _HICCUP else spoken
                         spoken = begins + len(what.audio) / own.bytes_per_second
                     yield Entry(at, what, begins)
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise ConfigError(f"the recording {str(self._lines)!r} cannot be read: {error}", code="invalid_recording") from error
         finally:
             heard.close()

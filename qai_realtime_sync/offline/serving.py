@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 from qai_realtime_sync.errors import ConfigError
@@ -17,6 +18,7 @@ from qai_realtime_sync.offline.server import DIALECTS, RealtimeServer
 
 __all__ = ["add_options", "main", "serve"]
 
+_NAMES = ", ".join(sorted(DIALECTS))
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -71,7 +73,8 @@ def serve(
     told, telling = socket.socketpair()
     telling.setblocking(False)
     old_fd = signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
-    old = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    stopping = _Stopping()
+    old = {number: signal.signal(number, stopping) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with server:
             if _told_to_stop(told):  # while the voices were loading: nobody is to be told that we listen
@@ -94,6 +97,18 @@ def serve(
     return 0
 
 
+class _Stopping:
+    """What a signal calls: the first is read from the pair, a second Ctrl-C ends the process at once."""
+
+    def __init__(self) -> None:
+        self._came = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self._came and number == signal.SIGINT:
+            os._exit(128 + number)
+        self._came = True
+
+
 def _told_to_stop(told: socket.socket, wait: float | None = 0.0) -> bool:
     """Wait for a signal at most so many seconds (``None`` = for ever); tell whether one that ends us came."""
     while select.select([told], [], [], wait)[0]:
@@ -109,24 +124,24 @@ def _print(line: str) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the server's options to a parser; `options` reads them back."""
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this computer only)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this computer only)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
     parser.add_argument("--key", help="the key that clients must show (default: any)")
-    parser.add_argument("--light", action="store_true", help="tones instead of speech, no recognition of words; very cheap")
-    parser.add_argument("--dialect", choices=sorted(DIALECTS), default="xai", help="whose wire it speaks (default: %(default)s)")
-    parser.add_argument("--script", help="a JSON file of patterns and answers")
-    parser.add_argument("--pace", type=float, default=4.0, help="how much faster than it plays sound is sent (default: %(default)s)")
-    parser.add_argument("--session-cap", type=float, help="seconds after which every session ends")
-    parser.add_argument("--rate-limit", type=int, help="answers per minute")
-    parser.add_argument("--token-life", type=float, default=300.0, help="seconds that a minted token lives (default: %(default)s)")
-    parser.add_argument("--cut-expired", action="store_true", help="end a running call when its token was not refreshed in time")
-    parser.add_argument("--balance-ticks", type=int, help="what the account has; sessions cost of it (default: enough for ever)")
-    parser.add_argument("--ticks-per-minute", type=int, default=500_000_000, help="price of a begun minute (default: %(default)s)")
-    parser.add_argument("--minute", type=float, default=60.0, help="seconds in a minute of bill and limits (default: %(default)s)")
-    parser.add_argument("--mint-rate-limit", type=int, help="sessions that may be minted in a minute")
+    parser.add_argument("--light", action="store_true", help="tones instead of speech, no words; very cheap")
+    parser.add_argument("--dialect", metavar="NAME", choices=sorted(DIALECTS), default="xai", help=f"its wire: {_NAMES} (default: %(default)s)")
+    parser.add_argument("--script", metavar="FILE", help="a JSON file of patterns and answers")
+    parser.add_argument("--pace", type=float, default=4.0, help="how much faster sound is sent than played (default: 4)")
+    parser.add_argument("--session-cap", metavar="S", type=float, help="seconds after which every session ends")
+    parser.add_argument("--rate-limit", metavar="N", type=int, help="answers per minute")
+    parser.add_argument("--token-life", metavar="S", type=float, default=300.0, help="seconds that a minted token lives (default: 300)")
+    parser.add_argument("--cut-expired", action="store_true", help="end a call whose token was not refreshed in time")
+    parser.add_argument("--balance-ticks", metavar="N", type=int, help="what the account has (default: enough for ever)")
+    parser.add_argument("--ticks-per-minute", metavar="N", type=int, default=500_000_000, help="price of a begun minute")
+    parser.add_argument("--minute", metavar="S", type=float, default=60.0, help="seconds in a minute of bill and limits (default: 60)")
+    parser.add_argument("--mint-rate-limit", metavar="N", type=int, help="sessions that may be minted in a minute")
     parser.add_argument("--tls", action="store_true", help="TLS with a certificate made on the fly (needs trustme)")
-    parser.add_argument("--tls-cert", help="TLS with this certificate (PEM)")
-    parser.add_argument("--tls-key", help="its key (PEM)")
+    parser.add_argument("--tls-cert", metavar="FILE", help="TLS with this certificate (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", help="its key (PEM)")
 
 
 def options(parsed: argparse.Namespace) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pathlib
 import signal
+import subprocess
+import sys
 import threading
 import wave
 from array import array
@@ -253,17 +255,34 @@ def test_a_wav_file_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, TerminatedError)])
-def test_the_first_signal_raises_and_further_ones_do_not(number: signal.Signals, error: type[BaseException]) -> None:
-    """One signal is one exception; what ends the program is not disturbed by another, and the old handlers come back."""
+def test_the_first_signal_raises_and_a_later_sigterm_does_not(number: signal.Signals, error: type[BaseException]) -> None:
+    """One signal is one exception; what ends the program is not disturbed by a SIGTERM, and the old handlers come back."""
     before = signal.getsignal(number)
     cleaned = False
     with Interruptions():
         with pytest.raises(error):
             signal.raise_signal(number)
-        signal.raise_signal(number)
+        signal.raise_signal(signal.SIGTERM)
         cleaned = True
     assert cleaned
     assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    """Whoever presses Ctrl-C again waits for nothing: the process is over, with the code of a signal."""
+    program = """
+import signal, threading
+from qai_realtime_sync.cli.interruptions import Interruptions
+with Interruptions():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        signal.raise_signal(signal.SIGINT)
+        threading.Event().wait(60)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, cwd=pathlib.Path(__file__).parents[2])
+    assert done.returncode == 130
+    assert b"stopped at once" in done.stderr
 
 
 def test_a_held_signal_raises_afterwards() -> None:
@@ -294,3 +313,18 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join(5)
     assert seen == [before]
+
+
+def test_long_answers_are_broken_between_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a terminal the lines of an answer stand below each other; in a pipe an answer stays one line."""
+    words = [" twelve"] * 12
+    for width, lines in ((0, 1), (60, 3)):
+        live = Live(lambda: 1.0)
+        live._width = width
+        for word in words:
+            live._words(TranscriptDelta(delta=word, item_id="a"))
+        live.end()
+        told = capsys.readouterr().out.splitlines()
+        assert len(told) == lines
+        assert " ".join(" ".join(told).split()) == "1.0 s assistant" + "".join(words)
+        assert all(len(line) < 60 and line.startswith(" " * 21 + "twelve") for line in told[1:])

@@ -87,7 +87,9 @@ def without(libraries: str, *arguments: str, cwd: pathlib.Path) -> subprocess.Co
         ["session", "create", "--body", "{", "--key", "k"],
         ["say"],
         ["say", "hello", "--local", "--url", "http://127.0.0.1:1"],
-        ["say", "hello"],
+        ["say", "hello", "--url", "http://127.0.0.1:1"],
+        ["say", "hello", "--out", "-", "--json"],
+        ["say", "hello", "--local", "--provider", "nobody"],
         ["say", "no-such-file.wav", "--local"],
         ["say", "no/such/file", "--local"],
         *([command, __file__, "--local", f"--timeout={value}"] for command in ("say", "transcribe") for value in ("-1", "0", "nan", "x")),
@@ -112,7 +114,7 @@ def test_a_missing_key_names_the_option(command: str, tmp_path: pathlib.Path, ca
     """Who gave no key is told what the command line calls it, not only what Python does."""
     write_wav(tmp_path / "a.wav", bytes(4800), AudioFormat())
     given = {"say": ["hello"], "transcribe": [str(tmp_path / "a.wav")]}.get(command, [])
-    assert main([*command.split(), *given]) == 2
+    assert main([*command.split(), *given, "--url", "http://127.0.0.1:1"]) == 2
     assert "--key" in capsys.readouterr().err
 
 
@@ -347,3 +349,51 @@ def test_doctor_tells_what_is_here(serving: None, capsys: pytest.CaptureFixture[
         if importlib.util.find_spec(library) is None:
             assert f"missing  {distribution}" in told
             assert f"qai-realtime-sync[{extra}]" in told
+
+
+# -- what say writes ---------------------------------------------------------------------------------------------------------
+
+
+def test_say_writes_to_standard_output(start: Start, server: Any, tmp_path: pathlib.Path) -> None:
+    """With `--out -` standard output is a WAV file and nothing else; the words go to standard error."""
+    done = subprocess.run(
+        [*COMMAND, "say", "Hello!", "--url", server.url, "--key", "secret", "--out", "-"],
+        capture_output=True, timeout=60, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout[:4] == b"RIFF"
+    assert len(done.stdout) == int.from_bytes(done.stdout[4:8], "little") + 8
+    assert b"How can I help you" in done.stderr
+
+
+def test_say_keeps_the_conversation_in_a_folder(server: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a folder as `--out` everything is kept, as a report wants it; `--json` tells events and ends with the result."""
+    assert main(["say", "Hello!", "--url", server.url, "--key", "secret", "--out", str(tmp_path / "call"), "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all("name" in line and "at" in line for line in lines[:-1])
+    assert {"session_ready", "transcript_done", "response_done", "closed"} <= {line["name"] for line in lines}
+    result = lines[-1]
+    assert (result["name"], result["ok"], result["status"]) == ("result", True, "completed")
+    assert result["text"] == "Hello! How can I help you today?"
+    assert main(["report", str(tmp_path / "call"), "--no-pictures", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["turns"] == 1
+
+
+def test_the_gateways_key_goes_to_no_other_service(
+    server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The key of the environment is the gateway's: to a socket address, which is a service's own, it is not sent; --key is."""
+    monkeypatch.setenv("QAI_API_KEY", "secret")
+    assert main(["say", "Hello!", "--url", server.ws_url]) == 1
+    assert "401" in capsys.readouterr().err
+    assert main(["say", "Hello!", "--url", server.ws_url, "--key", "secret", "--provider", "xai"]) == 0
+    assert "How can I help you" in capsys.readouterr().out
+
+
+def test_a_second_ctrl_c_ends_the_server_at_once(start: Start, serving: None) -> None:
+    """Whoever presses Ctrl-C twice waits for nothing; once is an orderly end with 0."""
+    serve = start("serve", "--light")
+    serve.read_until("listening on ")
+    serve.process.send_signal(signal.SIGINT)
+    serve.process.send_signal(signal.SIGINT)
+    assert serve.finish(3) in (0, 130)  # 0 if it was over before the second one came

@@ -252,6 +252,20 @@ def test_a_line_that_is_none_is_named(line: str, words: str, tmp_path: pathlib.P
     assert events[0].event_name == "speech_started"
 
 
+@pytest.mark.parametrize("size", [1, 40, 70])
+def test_a_last_line_that_is_cut_off_is_left_out(size: int, tmp_path: pathlib.Path) -> None:
+    """What a killed process leaves is replayed as far as it goes, also when the cut is within a letter; the end says that it broke off."""
+    write(tmp_path, [(0.0, SpeechStarted())])
+    line = '{"at": 1, "direction": "received", "name": "unknown", "problem": "é"}'.encode()
+    with open(tmp_path / "events.jsonl", "ab") as file:
+        file.write(line[: min(size, line.index("é".encode()) + 1)])
+    client = RealtimeClient("unused")
+    events = told(client)
+    client.replay(tmp_path)
+    assert [event.event_name for event in events if event.event_name != "state_changed"] == ["speech_started", "closed"]
+    assert events[-1].reason == "the recording ends here"
+
+
 @pytest.mark.parametrize("speed", [0, -1, True, "fast"])
 def test_a_speed_that_is_none_is_refused(speed: Any, tmp_path: pathlib.Path) -> None:
     """The speed is a number above 0."""

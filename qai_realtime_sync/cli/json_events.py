@@ -1,0 +1,32 @@
+"""A conversation's events as lines of JSON: ``{"at": seconds, "name": …, fields}``, sound left out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from qai_realtime_sync import AudioDelta, Event, RealtimeClient
+from qai_realtime_sync.cli.terminal import json_line
+
+__all__ = ["follow_as_json"]
+
+
+def follow_as_json(client: RealtimeClient, *, seconds: Callable[[], float] | None = None, background: bool = True) -> None:
+    """Print every event of a client that carries no sound, in the spelling of a recording's ``events.jsonl``.
+
+    ``seconds`` gives the time of each; without it they count from now.
+    """
+    begun = time.monotonic()
+    now = seconds or (lambda: time.monotonic() - begun)
+    over = False
+
+    def tell(event: Event) -> None:
+        nonlocal over
+        if over or isinstance(event, AudioDelta):
+            return
+        try:
+            json_line({"at": round(now(), 3), **event.to_dict()})
+        except BrokenPipeError:  # nobody reads any more: the main thread stumbles over it too, and ends
+            over = True
+
+    client.on(Event, tell, background=background)
