@@ -44,7 +44,8 @@ class Conversation:
     """The state of one conversation.
 
     `hear`, `commit`, `clear`, `configure` and `close` belong to one thread, the one that receives; all others may be called from any.
-    ``pace`` is how much faster than it plays sound is sent. ``allow`` is asked before each answer (a rate limit).
+    ``pace`` is how much faster than it plays sound is sent. ``allow`` is asked before each answer (a rate limit). ``clock`` tells how sound
+    passes; if it runs ``speed`` times as fast as the real one, waits are as much shorter.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Conversation:
         conversation_id: str = "",
         allow: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
+        speed: float = 1.0,
     ) -> None:
         self.id = conversation_id or new_id("conv")
         self.voice, self.pace, self.clock, self.name = voice, pace, clock, name
@@ -67,13 +69,18 @@ class Conversation:
         self.lock = threading.RLock()  # guards everything below, and the order of the facts
         self.active: Response | None = None
         self._script, self._allow = script, allow
-        self._memory: dict[str, Any] = {}
+        self._clock_speed = speed
+        self.memory: dict[str, Any] = {}  # of the script
         self._replies: list[Reply] = []
         self._turn: Item | None = None  # what the user is saying
         self._answer_later = False
         self._closed = False
         self._idle: threading.Timer | None = None
         self._ear = Ear(voice, self.settings.input_format, None)
+
+    def seconds(self, of_sound: float) -> float:
+        """Return how long to wait, really, until so many seconds of sound have passed by the clock."""
+        return of_sound / self._clock_speed
 
     # -- settings ------------------------------------------------------------------------------------------------------------
 
@@ -213,10 +220,10 @@ class Conversation:
     def go_on_from(self, earlier: Conversation) -> None:
         """Begin with what was said in an earlier conversation, without telling it."""
         with earlier.lock:
-            items, memory = [*earlier.items], dict(earlier._memory)
+            items, memory = [*earlier.items], dict(earlier.memory)
         with self.lock:
             self.items[:0] = [attrs.evolve(item, words=[*item.words], answered=True) for item in items]
-            self._memory = {**memory, **self._memory}
+            self.memory = {**memory, **self.memory}
 
     def delete(self, item_id: str) -> None:
         """Remove an item. Raises: RefusedError if it is not there."""
@@ -305,7 +312,8 @@ class Conversation:
             tools=self.settings.tools if request.tools is None else request.tools,
             tool_choice=self.settings.tool_choice if request.tool_choice is None else request.tool_choice,
             wordless=bool(said) and all(item.text == SPEECH_WITHOUT_WORDS for item in said),
-            memory=self._memory,
+            memory=self.memory,
+            heard_seconds=sum(item.heard_seconds for item in said) if any(item.content == "audio" for item in said) else None,
         )
 
     def _fresh(self, request: Request) -> list[Item]:
@@ -317,6 +325,8 @@ class Conversation:
         return items[asked[-1] :] if asked else items
 
     def _steps(self, request: Request, situation: Situation) -> list[Step]:
+        if request.steps is not None:
+            return request.steps
         return [Say(request.verbatim)] if request.verbatim else self._script.answer(situation, default_answer)
 
     def _weigh(self, response: Response, situation: Situation) -> None:
@@ -344,11 +354,11 @@ class Conversation:
         """End an answer that has used up its tokens; called while the lock is held."""
         self._end(response, "incomplete", "max_output_tokens")
 
-    def fail(self, response: Response, message: str) -> None:
+    def fail(self, response: Response, message: str, code: str = "server_error") -> None:
         """End an answer that cannot be made."""
         with self.lock:
             if response.active:
-                response.error_code, response.error_message = "server_error", message
+                response.error_code, response.error_message = code, message
                 self._end(response, "failed", "")
 
     def close_output(self, response: Response, status: str) -> None:

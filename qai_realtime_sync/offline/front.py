@@ -62,6 +62,11 @@ class Front:
             answer = _refusal(426, "upgrade_required", "This address speaks WebSocket: connect with ws:// or wss://.")
             answer.headers["Upgrade"] = "websocket"
             return answer
+        refusal = self._server.refusal(request.path, request.args.to_dict())
+        if refusal is not None:
+            answer = _refusal(refusal.status, refusal.code, refusal.message)
+            answer.headers.update(refusal.headers)
+            return answer
         offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if name.strip()]
         chosen = "realtime" if "realtime" in offered else offered[0] if offered else ""
         ledger = self._server.ledger

@@ -443,7 +443,7 @@ class GeminiSpelling(Spelling):
         self._content(generationComplete=True)
         left = self._playing.seconds_left
         if left and not self._over:
-            turn.timer = self._after(left, "turn", lambda: self._heard_out(turn))
+            turn.timer = self._after(self.conversation.seconds(left), "turn", lambda: self._heard_out(turn))
         else:
             self._complete()
 

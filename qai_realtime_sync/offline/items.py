@@ -96,6 +96,7 @@ class Request:
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     verbatim: str = ""
+    steps: list[Any] | None = None  # of `script`: what to do instead of asking the script
     interruptible: bool = True
     max_output_tokens: int | None = None
 

@@ -72,6 +72,11 @@ class WholeSocket:
         """Return what came."""
         return self._inner.recv(size)
 
+    def finish(self) -> None:
+        """End this direction; the other side reads what is on its way, and then the end."""
+        with contextlib.suppress(OSError):
+            self._inner.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         """Wake whoever waits; the request's own thread closes the descriptor."""
         with contextlib.suppress(OSError):
@@ -120,7 +125,7 @@ class Line:
         except (simple_websocket.ConnectionError, wsproto.utilities.RemoteProtocolError) as error:
             raise NoUpgradeError(str(error)) from error
         self._lock = threading.Lock()  # guards the four below
-        self._queue: collections.deque[str | bytes | tuple[int, str]] = collections.deque()
+        self._queue: collections.deque[str | bytes | tuple[int, str] | None] = collections.deque()  # None: the line breaks here
         self._writing = False
         self._over = False
         self._grace: threading.Timer | None = None
@@ -156,6 +161,12 @@ class Line:
             if not self._over:
                 self._queue.append((code, reason))
 
+    def cut(self) -> None:
+        """Queue the loss of the connection, without a close frame, behind what waits; call `flush` after it."""
+        with self._lock:
+            if not self._over:
+                self._queue.append(None)
+
     def flush(self) -> None:
         """Write what waits, unless another thread is at it: then that one writes ours too."""
         while True:
@@ -167,6 +178,9 @@ class Line:
                 self._queue.clear()
             try:
                 for frame in batch:
+                    if frame is None:
+                        self._break_off()
+                        break
                     if isinstance(frame, tuple):
                         self._close(*frame)
                         break
@@ -179,6 +193,18 @@ class Line:
                     self._writing = False
 
     def _close(self, code: int, reason: str) -> None:
+        self._give_grace()
+        # Not with the library's close(), which ends the receiving loop at once: what the client has sent must be read, or the
+        # reset that follows an unread byte takes our last frames with it.
+        self._socket.send(self._ws.ws.send(wsproto.events.CloseConnection(code, reason)))
+
+    def _break_off(self) -> None:
+        """Hang up without a word; what was sent before is still read by the other side."""
+        self._give_grace()
+        self._socket.finish()
+
+    def _give_grace(self) -> None:
+        """Say nothing more, and end the connection soon if the other side does not."""
         with self._lock:
             self._over = True
             self._queue.clear()
@@ -186,9 +212,6 @@ class Line:
             self._grace.name = f"qai-offline-close-{self.name}"
             self._grace.daemon = True
             self._grace.start()
-        # Not with the library's close(), which ends the receiving loop at once: what the client has sent must be read, or the
-        # reset that follows an unread byte takes our last frames with it.
-        self._socket.send(self._ws.ws.send(wsproto.events.CloseConnection(code, reason)))
 
     @property
     def ending(self) -> tuple[int, str]:

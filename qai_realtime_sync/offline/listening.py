@@ -13,6 +13,7 @@ from qai_realtime_sync.offline.vad import Detector
 
 __all__ = ["Began", "Ear", "Ended", "Guess", "Listener"]
 
+_SLICE = 0.1  # seconds
 _MOST_KEPT = 120.0  # seconds of sound that wait for a commit; what is older is dropped, so that nobody fills the memory
 
 
@@ -110,6 +111,12 @@ class Ear:
 
     def feed(self, data: bytes) -> Iterator[Noticed]:
         """Take audio in the session's format and yield what is noticed, in order, while it is worked through."""
+        # Slice by slice: what is kept before speech, and what belongs to a turn, must not depend on how large the pieces are.
+        step = max(1, int(self._format.sample_rate * _SLICE)) * self._format.sample_width
+        for at in range(0, len(data), step):
+            yield from self._feed(data[at : at + step])
+
+    def _feed(self, data: bytes) -> Iterator[Noticed]:
         self._received += len(data)
         self._wire += data
         self._pending += self._converter.convert(data)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from qai_realtime_sync.audio import AudioFormat, alaw_encode, ulaw_encode
 from qai_realtime_sync.offline import facts
 from qai_realtime_sync.offline.items import Item, Response, Word, new_id
-from qai_realtime_sync.offline.script import Say, Step
+from qai_realtime_sync.offline.script import Call, Say, Step
 from qai_realtime_sync.offline.speech import Sentence, sentences_of, timed_words
 
 if TYPE_CHECKING:
@@ -50,14 +50,21 @@ class Reply:
         try:
             self._started = conversation.clock()
             for step in self._steps:
-                whole = self._say(step.text) if isinstance(step, Say) else self._call(step.name, json.dumps(dict(step.arguments)))
-                if not whole:
+                if not self._take(step):
                     break
             conversation.finish(self.response)
         except Exception as error:  # a voice part failed: the client is told, as by a service
             _log.exception("the answer %s could not be made", self.response.id)
             conversation.fail(self.response, f"The answer could not be made: {type(error).__name__}.")
         conversation.teller.flush()
+
+    def _take(self, step: Step) -> bool:
+        """Take one step; return whether the next one may follow."""
+        if isinstance(step, Say):
+            return self._say(step.text)
+        if isinstance(step, Call):
+            return self._call(step.name, json.dumps(dict(step.arguments)), step.call_id)
+        return step.act(self._conversation, self.response)
 
     # -- messages ------------------------------------------------------------------------------------------------------------
 
@@ -126,7 +133,7 @@ class Reply:
         """Wait until the next piece is due; the first is at once. Return whether the answer is still wanted."""
         conversation = self._conversation
         due = self._started + self._sent_ms / 1000 / conversation.pace
-        left = due - conversation.clock()
+        left = conversation.seconds(due - conversation.clock())
         return not (self.response.stop.wait(left) if left > 0 else self.response.stop.is_set())
 
     def _tell(self, item: Item, words: list[Word], audio: bytes, samples: int) -> bool:
@@ -155,9 +162,10 @@ class Reply:
 
     # -- calls ---------------------------------------------------------------------------------------------------------------
 
-    def _call(self, name: str, arguments: str) -> bool:
+    def _call(self, name: str, arguments: str, call_id: str) -> bool:
         conversation, response = self._conversation, self.response
-        item = Item(new_id("item"), kind="function_call", status="in_progress", name=name, call_id=new_id("call"), response_id=response.id)
+        call_id = call_id or new_id("call")
+        item = Item(new_id("item"), kind="function_call", status="in_progress", name=name, call_id=call_id, response_id=response.id)
         if not self._open(item):
             return False
         with conversation.lock:

@@ -6,13 +6,17 @@ import json
 import pathlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
 from qai_realtime_sync.errors import ConfigError
 
-__all__ = ["Call", "Rule", "Say", "Script", "Situation", "Step"]
+if TYPE_CHECKING:
+    from qai_realtime_sync.offline.conversation import Conversation
+    from qai_realtime_sync.offline.items import Response
+
+__all__ = ["Call", "Do", "Rule", "Say", "Script", "Situation", "Step", "filled"]
 
 
 @attrs.frozen
@@ -28,9 +32,17 @@ class Call:
 
     name: str
     arguments: Mapping[str, Any]
+    call_id: str = ""  # a fresh one, if it is not given
 
 
-Step: TypeAlias = Say | Call
+@attrs.frozen
+class Do:
+    """Do something in the middle of an answer, in its thread; return whether the answer goes on."""
+
+    act: Callable[[Conversation, Response], bool]
+
+
+Step: TypeAlias = Say | Call | Do
 
 
 @attrs.define
@@ -38,7 +50,7 @@ class Situation:
     """What an answer is asked for.
 
     ``text`` is what the user said or wrote since the last answer; ``results`` are the tool results since then as (tool, output) pairs.
-    ``memory`` belongs to the conversation and may be written to.
+    ``memory`` belongs to the conversation and may be written to. ``heard_seconds`` is how long the user spoke, ``None`` if not at all.
     """
 
     text: str = ""
@@ -49,6 +61,7 @@ class Situation:
     tool_choice: Any = "auto"
     wordless: bool = False  # something was spoken, but this server recognises no words
     memory: dict[str, Any] = attrs.field(factory=dict)
+    heard_seconds: float | None = None
 
 
 @attrs.define
@@ -75,15 +88,7 @@ class Rule:
 
     def filled(self, match: re.Match[str]) -> list[Step]:
         """Return the steps with the match's words in their places."""
-        return [
-            Say(_filled(step.text, match))
-            if isinstance(step, Say)
-            else Call(
-                step.name,
-                {key: _filled(value, match) if isinstance(value, str) else value for key, value in step.arguments.items()},
-            )
-            for step in self.steps
-        ]
+        return [_filled_step(step, match) for step in self.steps]
 
 
 class Script:
@@ -154,7 +159,18 @@ class Script:
         return otherwise(situation)
 
 
-def _filled(text: str, match: re.Match[str]) -> str:
+def _filled_step(step: Step, match: re.Match[str]) -> Step:
+    if isinstance(step, Say):
+        return Say(filled(step.text, match))
+    if isinstance(step, Call):
+        arguments = {key: filled(value, match) if isinstance(value, str) else value for key, value in step.arguments.items()}
+        return attrs.evolve(step, arguments=arguments)
+    return step
+
+
+def filled(text: str, match: re.Match[str]) -> str:
+    """Return a text with the match and its groups in the places ``{0}``, ``{1}``, ``{name}``."""
+
     def word(place: re.Match[str]) -> str:
         key = place.group(1)
         try:

@@ -27,6 +27,7 @@ from qai_realtime_sync.offline.metering import Meter, meter
 from qai_realtime_sync.offline.openai import OpenAISpelling
 from qai_realtime_sync.offline.script import Script
 from qai_realtime_sync.offline.spelling import Spelling, Terms
+from qai_realtime_sync.offline.tap import Refusal, Tap
 from qai_realtime_sync.offline.tls import server_context
 from qai_realtime_sync.offline.voice import Voice, assemble
 from qai_realtime_sync.offline.xai import XAISpelling
@@ -57,7 +58,8 @@ class RealtimeServer:
 
     ``light`` serves tones instead of speech and recognises no words; without the voice parts that happens by itself, and
     `description` says why. ``key`` is what clients must show (``None`` = anything). ``tls`` is ``False``, ``True`` (a certificate made
-    on the fly) or the paths of a certificate and its key. ``pace`` is how much faster than it plays sound is sent. ``session_cap``
+    on the fly) or the paths of a certificate and its key. ``pace`` is how much faster than it plays sound is sent; ``clock_speed`` is how
+    much faster than really sound passes at all, so that a test need not wait until something was said or heard. ``session_cap``
     ends every session after so many seconds; ``rate_limit`` is how many answers there are in a minute. ``dialect`` is what the paths of
     the OpenAI family speak, and whose address `ws_url` is; the paths of ElevenLabs and Gemini are there always.
 
@@ -89,6 +91,7 @@ class RealtimeServer:
         ticks_per_minute: int = 500_000_000,
         minute: float = 60.0,
         mint_rate_limit: int | None = None,
+        clock_speed: float = 1.0,
     ) -> None:
         if dialect not in DIALECTS:
             raise ConfigError(
@@ -96,6 +99,8 @@ class RealtimeServer:
             )
         if not pace > 0:
             raise ConfigError(f"the pace must be more than 0, not {pace}", code="invalid_pace")
+        if not 0 < clock_speed < float("inf"):
+            raise ConfigError(f"the clock's speed must be a number above 0, not {clock_speed}", code="invalid_clock_speed")
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
             raise ConfigError(f"the port must be a whole number from 1 to 65535, or 0 for any free one, not {port!r}", code="invalid_port")
         for name, limit in (("rate_limit", rate_limit), ("mint_rate_limit", mint_rate_limit)):
@@ -106,6 +111,7 @@ class RealtimeServer:
         if session_cap is not None and not session_cap > 0:
             raise ConfigError(f"the session cap must be more than 0 seconds, not {session_cap}", code="invalid_session_cap")
         self.dialect, self._pace, self._cap = dialect, pace, session_cap
+        self._clock_speed = clock_speed
         self._host, self._port = host, port
         self._script = script if isinstance(script, Script) else Script.load(script) if script is not None else Script()
         self._context, self.certificate = server_context(tls)
@@ -240,6 +246,19 @@ class RealtimeServer:
             kept, live = list(self._kept), set(self._lines)
         return [_described(number, conversation, number not in live) for number, conversation in kept]
 
+    # -- for a server that is made for tests -----------------------------------------------------------------------------------
+
+    def refusal(self, path: str, query: Mapping[str, str]) -> Refusal | None:
+        """Return what the next upgrade at this path is refused with, before its key is looked at; ``None`` to let it in."""
+        return None
+
+    def tap(self, number: int, path: str, query: Mapping[str, str]) -> Tap:
+        """Return what stands between a new connection and its conversation."""
+        return Tap()
+
+    def _now(self) -> float:
+        return time.monotonic() * self._clock_speed
+
     # -- connections ---------------------------------------------------------------------------------------------------------
 
     def converse(
@@ -262,7 +281,8 @@ class RealtimeServer:
             number = self._connections
             earlier = self._resumable.get(conversation_id)
         threading.current_thread().name = f"qai-offline-line-{number}"
-        line = Line(environ, environ["werkzeug.socket"], subprotocol=subprotocol, name=str(number))
+        tap = self.tap(number, path, query)
+        line = Line(environ, tap.socket(environ["werkzeug.socket"]), subprotocol=subprotocol, name=str(number))
         self._journal.note(number, "received", "connected", {"path": path, "model": model})
         terms = Terms(
             number,
@@ -276,7 +296,7 @@ class RealtimeServer:
             recall=self._recall,
         )
         dialect = self.dialect_of(path)
-        spelling = DIALECTS[dialect](line, self._journal, terms)
+        spelling = DIALECTS[dialect](tap.outlet(line), self._journal, terms)
         conversation = Conversation(
             self._voice,
             self._script,
@@ -285,6 +305,8 @@ class RealtimeServer:
             name=str(number),
             conversation_id=conversation_id if earlier is not None else "",
             allow=self._limit.allow,
+            clock=self._now,
+            speed=self._clock_speed,
         )
         if not admitted or (beta and dialect == "openai"):
             spelling.turn_away(admitted)
@@ -302,12 +324,14 @@ class RealtimeServer:
 
         watch = meter(self.ledger, session_id, path, number, hang_up)
         try:
+            tap.begin(spelling, conversation)
             spelling.begin(conversation)
-            line.run(spelling.receive)
+            line.run(lambda message: tap.receive(message, spelling.receive))
         finally:
             code, reason = line.ending
             self._journal.note(number, "received", "closed", {"code": code, "reason": reason})
             self._part(number, conversation, spelling, cap, watch)
+            tap.end(code, reason)
 
     def _keep(self, handle: str, conversation: Conversation) -> None:
         with self._lock:

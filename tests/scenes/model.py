@@ -48,7 +48,17 @@ class _Connection:
         if text is None:
             self.alive = False
             raise ConnectionClosedError("the model broke the connection")
-        return Frame(text.encode(), string=text)
+        return Frame(text.encode())
+
+    def recv_all(self) -> list[Frame]:
+        return [self.recv()]
+
+    @property
+    def is_listening(self) -> bool:
+        return self.alive
+
+    def check(self, frame: Frame) -> None:
+        """Its text was never bytes."""
 
     def try_send(self, frame: Frame) -> bool:
         if not self.alive:

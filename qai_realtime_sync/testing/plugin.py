@@ -1,0 +1,122 @@
+"""The pytest plugin: the fixtures `realtime_server` and `realtime_cassette`, and a failing test's report of what was not met.
+
+Every run of pytest loads it where the package is installed, so it imports nothing of the package before a test asks for a fixture.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from qai_realtime_sync.testing.recording import RecordingServer
+    from qai_realtime_sync.testing.replaying import ReplayServer
+    from qai_realtime_sync.testing.server import ScriptedServer
+
+_SERVERS = "_qai_realtime_servers"
+_MARKER = (
+    "realtime(dialect=…, strict=…, must_complete=…, …): the options of the fixture realtime_server, those of ScriptedServer; "
+    "cassette=FILE for realtime_cassette"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that records cassettes anew."""
+    group = parser.getgroup("realtime", "realtime voice (qai-realtime-sync)")
+    group.addoption(
+        "--realtime-record",
+        metavar="URL",
+        help="record the cassettes of realtime_cassette against this service (wss://…; its key in QAI_API_KEY) instead of replaying them",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line("markers", _MARKER)
+
+
+def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return the options of all markers, the nearest first, and of an indirect parameter (a dict, or the name of a dialect)."""
+    options: dict[str, Any] = {}
+    for marker in reversed(list(request.node.iter_markers("realtime"))):
+        if marker.args:
+            raise pytest.UsageError(f"the marker realtime takes named options only, like dialect='openai', not {marker.args!r}")
+        options.update(marker.kwargs)
+    given = getattr(request, "param", None)
+    return {**options, **({"dialect": given} if isinstance(given, str) else given or {})}
+
+
+@pytest.fixture
+def realtime_server(request: pytest.FixtureRequest) -> Iterator[ScriptedServer]:
+    """A realtime service on loopback for this test; at its end everything that was expected must have happened."""
+    from qai_realtime_sync.testing.server import ScriptedServer
+
+    options = _options(request)
+    options.pop("cassette", None)
+    server = ScriptedServer(**options).start()
+    _watch(request, server)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def realtime_cassette(request: pytest.FixtureRequest) -> Iterator[ReplayServer | RecordingServer]:
+    """A service that answers as it did when the cassette was recorded; with ``--realtime-record URL`` the real one, recorded anew."""
+    options = _options(request)
+    path = _cassette_path(request, options.pop("cassette", None))
+    upstream = request.config.getoption("--realtime-record")
+    server: ReplayServer | RecordingServer
+    if upstream:
+        from qai_realtime_sync.testing.recording import RecordingServer
+
+        for name in ("ignore", "must_complete"):
+            options.pop(name, None)
+        server = RecordingServer(path, upstream=upstream, upstream_key=os.environ.get("QAI_API_KEY", ""), **options)
+    else:
+        from qai_realtime_sync.testing.replaying import ReplayServer
+
+        server = ReplayServer(path, **options)
+    server.start()
+    _watch(request, server)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _cassette_path(request: pytest.FixtureRequest, named: str | None) -> Path:
+    """Return the file of a test's cassette: as the marker names it, or ``cassettes/MODULE.TEST.jsonl``, beside the test's file."""
+    here = Path(str(request.node.path))
+    if named:
+        return here.parent / named
+    safe = re.sub(r"[^\w.-]+", "_", request.node.name).strip("_")
+    return here.parent / "cassettes" / f"{here.stem}.{safe}.jsonl"
+
+
+def _watch(request: pytest.FixtureRequest, server: Any) -> None:
+    request.node.__dict__.setdefault(_SERVERS, []).append(server)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
+    """Fail a test whose service did not get to see what was expected; add that to the report of one that failed anyway."""
+    outcome = yield
+    servers = item.__dict__.pop(_SERVERS, [])
+    if outcome.excinfo is None:
+        try:
+            for server in servers:
+                if server.must_complete:
+                    server.assert_complete()
+        except AssertionError as error:
+            outcome.force_exception(pytest.fail.Exception(str(error), pytrace=False))  # where it was raised says nothing to anybody
+    elif not issubclass(outcome.excinfo[0], pytest.skip.Exception):
+        for server in servers:
+            if report := server.report():
+                item.add_report_section("call", "realtime service", report)
