@@ -17,7 +17,7 @@ from qai_realtime_sync.client.client import RealtimeClient
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.events import AudioDelta, Closed, Event, event_class
 
-__all__ = ["FOR_A_PAGE", "HEADERS", "Journal", "follow", "journal_of", "last_seen"]
+__all__ = ["FOR_A_PAGE", "HEADERS", "INNER_FIELDS", "Journal", "follow", "journal_of", "last_seen"]
 
 FOR_A_PAGE: tuple[str, ...] = (
     "state_changed",
@@ -44,7 +44,7 @@ FOR_A_PAGE: tuple[str, ...] = (
 # The second half keeps proxies (nginx) from holding events back until a buffer is full.
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
-_INNER_FIELDS = ("output", "metadata", "command", "unsent", "error", "usage")  # of the events above; an attentive page could read them
+INNER_FIELDS = ("output", "metadata", "command", "unsent", "error", "usage")  # of the events above; an attentive page could read them
 _KEPT = 1000
 _RETRY_MS = 1000  # how long a browser waits before it comes back
 _journals: weakref.WeakKeyDictionary[RealtimeClient, Journal] = weakref.WeakKeyDictionary()
@@ -182,7 +182,7 @@ def _spelling(events: Collection[str] | Literal["all"] | None, audio: bool) -> C
         if audio and isinstance(event, AudioDelta):
             spelled["audio"] = b64encode(event.audio).decode("ascii")
         if events is None:
-            for field in _INNER_FIELDS:
+            for field in INNER_FIELDS:
                 spelled.pop(field, None)
         return spelled
 

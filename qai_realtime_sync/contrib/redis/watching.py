@@ -1,0 +1,137 @@
+"""The events of a shared conversation as others read them: in order, numbered, none lost or doubled without being told; and as SSE."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Final, Literal
+
+import attrs
+
+from qai_realtime_sync.audio import b64decode
+from qai_realtime_sync.contrib.redis.store import Keys, Store
+from qai_realtime_sync.contrib.sse import INNER_FIELDS, FOR_A_PAGE
+from qai_realtime_sync.dialects import wire
+from qai_realtime_sync.errors import ConfigError, ConnectError
+from qai_realtime_sync.events import AudioDelta, Event, event_class, event_from_dict
+
+__all__ = ["PublishedEvent", "position", "spelling", "sse", "watch"]
+
+_PATIENCE: Final = 30.0  # seconds that Redis may be away
+_GONE_AFTER: Final = 10.0
+_TRY_AGAIN: Final = 0.5
+_pause: Final = threading.Event()  # never set: only waited for
+
+
+@attrs.frozen(kw_only=True)
+class PublishedEvent:
+    """One event of a shared conversation.
+
+    ``id`` is what `Remote.events` takes to go on after it, ``number`` counts the conversation's events from 1. ``lost`` says how many
+    right before it cannot be told any more: they were trimmed, or Redis was away for too long. ``at`` is unix seconds by the owner's
+    clock, ``value`` the JSON-lines spelling: ``{"name": …, fields that differ from the default}``, sound as its length.
+    """
+
+    id: str
+    number: int
+    at: float
+    lost: int = 0
+    value: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The event's name, like ``transcript_done``."""
+        return str(self.value.get("name", ""))
+
+    @property
+    def event(self) -> Event:
+        """The event as an object: its sound if it was published, else silence of that length. Raises: `ConfigError` for an unknown name."""
+        event = event_from_dict(self.value)
+        if isinstance(event, AudioDelta) and "audio_base64" in self.value:
+            event.audio = b64decode(self.value["audio_base64"])
+        return event
+
+
+def position(after: str | int | None, newest: Callable[[], str]) -> int:
+    """The number of the last event that is known: ``None`` and ``""`` = none, ``"$"`` = all so far, else an id or a number.
+
+    Raises: `ConfigError` for text that is neither.
+    """
+    if after is None or after == "":
+        return 0
+    found = re.fullmatch(r"(\d{1,15})(-\d+)?", newest() if after == "$" else str(after), re.ASCII)
+    if found is None or isinstance(after, bool):
+        raise ConfigError(f"after must be the id of an event, like '12-0', or '$', not {after!r}", code="invalid_event_id")
+    return int(found[1])
+
+
+def watch(store: Store, keys: Keys, after: int, idle: float) -> Iterator[PublishedEvent | None]:
+    """The events behind a number, as they come, until the conversation is over; None for every ``idle`` seconds without one.
+
+    Raises: `ConnectError` when Redis was away for half a minute.
+    """
+    clock = time.monotonic
+    told_at = answered_at = there_at = clock()
+    while True:
+        try:
+            entries = store.read(keys.events, f"{after}-0", idle)
+            over = False if entries else store.is_over(keys)
+            if over:
+                entries = store.read(keys.events, f"{after}-0", 0)  # it may have ended between the two
+                if not entries:
+                    return
+            answered_at = clock()
+            if over is not None:
+                there_at = answered_at
+            elif answered_at - there_at >= _GONE_AFTER:
+                return  # it ended long ago, or its owner died and nobody cleaned up
+        except ConnectError as error:
+            if error.code != "redis_away" or clock() - answered_at >= _PATIENCE:
+                raise
+            entries = []
+            _pause.wait(_TRY_AGAIN)
+        for entry_id, fields in entries:
+            number = int(entry_id.partition("-")[0])
+            value = wire.loads(fields["event"])
+            yield PublishedEvent(id=entry_id, number=number, at=float(fields["at"]), lost=number - after - 1, value=value)
+            after = number
+            if value.get("name") == "closed":
+                return
+        if entries:
+            told_at = clock()
+        elif clock() - told_at >= idle:
+            yield None
+            told_at = clock()
+
+
+def spelling(events: Collection[str] | Literal["all"] | None) -> Callable[[PublishedEvent], Mapping[str, Any] | None]:
+    """What is told of each event to who wants these; None for nothing. Raises: `ConfigError` for a name that no event has."""
+    if isinstance(events, str) and events != "all":
+        raise ConfigError(f'events must be a list of names, or "all", not {events!r}')
+    wanted = frozenset(event_class(name).event_name for name in (FOR_A_PAGE if events is None else events)) if events != "all" else None
+
+    def spell(one: PublishedEvent) -> Mapping[str, Any] | None:
+        if wanted is not None and one.name not in wanted:
+            return None
+        return one.value if events is not None else {key: given for key, given in one.value.items() if key not in INNER_FIELDS}
+
+    return spell
+
+
+def sse(found: Iterator[PublishedEvent | None], spell: Callable[[PublishedEvent], Mapping[str, Any] | None]) -> Iterator[bytes]:
+    """The same messages as of a conversation of this process (`contrib.sse`): the id and the JSON; ``missed`` before a gap."""
+    yield b"retry: 1000\n\n"  # at once, so that the page knows that it is connected
+    try:
+        for one in found:
+            if one is None:
+                yield b":\n\n"
+                continue
+            if one.lost:
+                yield b"event: missed\ndata: %d\n\n" % one.lost
+            value = spell(one)
+            if value is not None:
+                yield b"id: %s\ndata: %s\n\n" % (one.id.encode(), wire.dumps(value))
+    except ConnectError as error:
+        yield b": %s\n\n" % str(error.code).encode()  # who reads it comes back with the last id
