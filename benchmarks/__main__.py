@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--quick] [--rounds N] [--png PATH] [--against TREE] [guard | scene …]``"""
+"""``python -m benchmarks [--quick] [--rounds N] [--png PATH] [--markdown PATH] [--against TREE] [guard | scene …]``"""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer events and rounds")
     parser.add_argument("--rounds", type=int, default=0, help="how often each is measured (5, quick 3)")
     parser.add_argument("--png", type=Path, default=Path("benchmarks.png"), help="where the picture goes")
+    parser.add_argument("--markdown", type=Path, help="where a table for a page goes")
     parser.add_argument("--against", type=Path, help="another tree of ours to measure beside, as 'ours before'")
     asked = parser.parse_args()
     unknown = [name for name in asked.only if name not in (*SCENES, "guard")]
@@ -36,6 +37,8 @@ def main() -> int:
                 made.append(table)
     finally:
         bench.close()
+    if asked.markdown:
+        asked.markdown.write_text(tables.markdown(made), encoding="utf-8")
     if tables.draw(made, asked.png):
         print(f"\npicture: {asked.png}")
     return 0

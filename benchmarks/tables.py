@@ -34,11 +34,32 @@ def verdicts(table: Table) -> list[tuple[str, float, bool]]:
     for words, above, below, limit in table.targets:
         top = table.rows.get(above, {}).get(table.key)
         bottom = table.rows.get(below, {}).get(table.key) if below else 1.0
-        if top is None or not bottom:
+        if top is None or bottom is None:
             continue
-        reached = top / bottom
-        found.append((words, reached, reached >= limit if limit > 0 else reached <= -limit))
-    return found
+        reached = top / bottom if bottom > 0 else float("inf")  # nothing can be told from the floor any more
+        found.append((words, reached, _keeps(reached, limit)))
+    ours = table.rows.get("ours", {})
+    return found + [(words, ours[key], _keeps(ours[key], limit)) for words, key, limit in table.promises if key in ours]
+
+
+def _keeps(reached: float, limit: float) -> bool:
+    return reached >= limit if limit > 0 else reached <= -limit
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """All that was measured as one table for a page: a row per scene, hits and misses alike."""
+    lines = [
+        "| | unit | floor | ours | ours, no extra | openai-python sync | ratio | target |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for table in tables:
+        values = {name: row.get(table.key) for name, row in table.rows.items() if row}
+        cells = ["–" if (value := values.get(name)) is None else _number(value) for name in ("floor", "ours", "ours, no extra", OPENAI)]
+        ours, peer = values.get("ours"), values.get(OPENAI)
+        cells.append(f"{peer / ours:.1f}" if ours and peer else "–")
+        said = "; ".join(f"{words}: {_number(reached)} {'met' if kept else '**missed**'}" for words, reached, kept in verdicts(table))
+        lines.append(f"| {table.title} | {table.unit} | {' | '.join(cells)} | {said} |")
+    return "\n".join(lines) + "\n"
 
 
 def _number(value: float) -> str:
@@ -50,6 +71,7 @@ import json, sys
 import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 bars = json.load(sys.stdin)
 colours = {"ours": "#1f6f54", "ours, no extra": "#7fb8a4"}
 figure, panes = plt.subplots((len(bars) + 2) // 3, 3, figsize=(15, 3 * ((len(bars) + 2) // 3)), squeeze=False)
@@ -61,6 +83,8 @@ for pane, bar in zip(panes.flat, bars):
     drawn = pane.barh(names, values, color=[colours.get(name, "#c9c9c9") for name in names])
     pane.bar_label(drawn, fmt=lambda v: f"{v:,.1f}", padding=3, fontsize=8)
     pane.set_xscale("log")
+    pane.set_xlim(left=min(values) / 4)
+    pane.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     pane.margins(x=0.25)
     pane.set_title(bar["title"] + "\\n" + bar["unit"], fontsize=9)
     pane.tick_params(labelsize=8)

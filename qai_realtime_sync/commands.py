@@ -14,6 +14,7 @@ import attrs
 
 from qai_realtime_sync.config import AudioFormat, RealtimeConfig, redacted
 from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.fields import ByFields
 
 __all__ = [
     "COMMANDS",
@@ -39,8 +40,8 @@ __all__ = [
 ]
 
 
-@attrs.define(kw_only=True)
-class Command:
+@attrs.define(kw_only=True, eq=False, repr=False)
+class Command(ByFields):
     """The base of all commands. ``command_name`` is the class name in snake case."""
 
     command_name: ClassVar[str] = "command"
@@ -80,7 +81,7 @@ def _size_repr(value: bytes) -> str:
     return f"<{len(value)} bytes>"
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Configure(Command):
     """Put a configuration in force. ``changes`` are raw session fields, merged last."""
 
@@ -88,24 +89,24 @@ class Configure(Command):
     changes: Mapping[str, Any] | None = attrs.field(default=None, repr=_redacted_repr)
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class SendAudio(Command):
     """A piece of the user's sound, in the session's input format."""
 
     audio: bytes = attrs.field(repr=_size_repr)
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class CommitAudio(Command):
     """The user has finished: make an item of the sound sent so far (manual turns)."""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ClearAudio(Command):
     """Forget the sound that was sent and not yet committed."""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class SendText(Command):
     """Something the user wrote."""
 
@@ -113,7 +114,7 @@ class SendText(Command):
     item_id: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class SendContext(Command):
     """Knowledge or history for the model; no answer is asked. ``role``: ``system``, ``user`` or ``assistant``."""
 
@@ -123,7 +124,7 @@ class SendContext(Command):
     previous_item_id: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class SendFunctionResult(Command):
     """What a tool returned, as text. ``name`` is needed where the service joins by name; ``is_error`` says the tool failed."""
 
@@ -133,7 +134,7 @@ class SendFunctionResult(Command):
     is_error: bool = False
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class CreateResponse(Command):
     """Ask for an answer now.
 
@@ -154,14 +155,14 @@ class CreateResponse(Command):
     after_text: bool = False
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class CancelResponse(Command):
     """Stop the running answer, or the one named."""
 
     response_id: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class TruncateItem(Command):
     """Tell the service that only the first ``audio_end_ms`` of an answer were heard."""
 
@@ -170,21 +171,21 @@ class TruncateItem(Command):
     content_index: int = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class DeleteItem(Command):
     """Take an item out of the conversation."""
 
     item_id: str
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class RetrieveItem(Command):
     """Ask for an item as the service keeps it; it comes as `ItemRetrieved`."""
 
     item_id: str
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class SendImage(Command):
     """A picture from the user: the file's bytes and its media type (``image/png``, ``image/jpeg``), with words if given."""
 
@@ -193,7 +194,7 @@ class SendImage(Command):
     text: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Say(Command):
     """Speak this text word by word."""
 
@@ -202,7 +203,7 @@ class Say(Command):
     interruptible: bool = True
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ApproveMcpCall(Command):
     """Answer an `McpApprovalRequested`."""
 
@@ -211,14 +212,14 @@ class ApproveMcpCall(Command):
     reason: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Pong(Command):
     """Answer an application-level `Ping`."""
 
     ping_id: int
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class RawEvent(Command):
     """Anything else, sent as it is: a dict becomes JSON text, str a text message, bytes a binary one."""
 

@@ -14,6 +14,7 @@ import attrs
 
 from qai_realtime_sync.audio import AudioFormat
 from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.fields import FrozenByFields
 
 __all__ = [
     "DEFAULT_VOICE",
@@ -176,8 +177,8 @@ def _voice_name(value: Any) -> Any:
 # -- parts -------------------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class TurnDetection:
+@attrs.frozen(eq=False, repr=False)
+class TurnDetection(FrozenByFields):
     """When the service believes that the user has begun and ended to speak.
 
     ``type``: ``"server_vad"`` (by silence) or ``"semantic_vad"`` (by meaning; OpenAI only). ``threshold`` 0 to 1;
@@ -201,8 +202,8 @@ class TurnDetection:
     eagerness: str | Unset = attrs.field(default=UNSET, validator=_one_of("low", "medium", "high", "auto"), kw_only=True)
 
 
-@attrs.frozen
-class Transcription:
+@attrs.frozen(eq=False, repr=False)
+class Transcription(FrozenByFields):
     """How the user's speech is written down: ``model`` (``""`` = the usual one), ``language`` (BCP 47), ``prompt`` (hints).
 
     Raises: `ConfigError` for a value of the wrong type.
@@ -213,8 +214,8 @@ class Transcription:
     prompt: str = attrs.field(default="", validator=_text, kw_only=True)
 
 
-@attrs.frozen(kw_only=True)
-class Tool:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Tool(FrozenByFields):
     """A function the model may call: its name, what it does, the JSON Schema of its arguments, and the Python function.
 
     ``function`` may be ``None``: then the program answers the calls itself (`on_function_call` and `send_function_result`).
@@ -242,8 +243,8 @@ class Tool:
 # -- the configuration -------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
-class RealtimeConfig:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RealtimeConfig(FrozenByFields):
     """What a conversation should be like; frozen, so threads may share it.
 
     Change a copy: ``attrs.evolve(config, voice="Eve")``.
@@ -396,8 +397,8 @@ def _redact(value: str) -> str:
     return "'<redacted>'" if value else "''"
 
 
-@attrs.frozen(kw_only=True)
-class RealtimeSession:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RealtimeSession(FrozenByFields):
     """Where a conversation connects and with what right: granted by REST, or made by the client from its arguments.
 
     ``ephemeral_token``, ``signed_url`` and a ``url`` with a query are credentials: no text form shows them, a pickle holds none.

@@ -22,6 +22,7 @@ import attrs
 from qai_realtime_sync.commands import Command, command_from_dict
 from qai_realtime_sync.config import AudioFormat, redacted
 from qai_realtime_sync.errors import ConfigError, RealtimeError
+from qai_realtime_sync.fields import ByFields
 from qai_realtime_sync.turns import Turn
 
 __all__ = [
@@ -129,8 +130,8 @@ def _differing(value: Any) -> dict[str, Any]:
 # -- parts of events ---------------------------------------------------------------------------------------------------------
 
 
-@attrs.define(kw_only=True)
-class TokenUsage:
+@attrs.define(kw_only=True, eq=False, repr=False)
+class TokenUsage(ByFields):
     """What an answer, or a transcription, cost: tokens (0 = not said) and seconds (``None`` = not said).
 
     ``raw`` is the wire object.
@@ -149,8 +150,8 @@ class TokenUsage:
     raw: Any = attrs.field(default=None, eq=False, repr=False)
 
 
-@attrs.define(kw_only=True)
-class RateLimit:
+@attrs.define(kw_only=True, eq=False, repr=False)
+class RateLimit(ByFields):
     """One limit of the account: ``name`` (``requests``, ``tokens``), how many, how many are left, seconds until all are back."""
 
     name: str = ""
@@ -159,8 +160,8 @@ class RateLimit:
     reset_seconds: float = 0.0
 
 
-@attrs.define(kw_only=True)
-class ContentPart:
+@attrs.define(kw_only=True, eq=False, repr=False)
+class ContentPart(ByFields):
     """A piece of an item: ``type`` says which of ``text``, ``transcript`` and ``audio`` (bytes) it has."""
 
     type: str = ""
@@ -169,8 +170,8 @@ class ContentPart:
     audio: bytes = b""
 
 
-@attrs.define(kw_only=True)
-class Item:
+@attrs.define(kw_only=True, eq=False, repr=False)
+class Item(ByFields):
     """A message, a function call or its output, as the service keeps it in the conversation."""
 
     id: str = ""
@@ -185,8 +186,8 @@ class Item:
     raw: Any = attrs.field(default=None, eq=False, repr=False)
 
 
-@attrs.define(kw_only=True)
-class Event:
+@attrs.define(kw_only=True, eq=False, repr=False)
+class Event(ByFields):
     """The base of all events; a handler registered for it hears every event."""
 
     event_name: ClassVar[str] = "event"
@@ -213,7 +214,7 @@ class Event:
 # -- session -----------------------------------------------------------------------------------------------------------------
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class SessionCreated(Event):
     """The service opened a session, with its own defaults."""
 
@@ -223,14 +224,14 @@ class SessionCreated(Event):
     session: dict[str, Any] = attrs.field(factory=dict, repr=lambda value: repr(redacted(value)))
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ConversationCreated(Event):
     """The conversation has an id."""
 
     conversation_id: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class SessionReady(Event):
     """Our configuration is in force and audio may flow; comes again after each update."""
 
@@ -240,14 +241,14 @@ class SessionReady(Event):
     output_format: AudioFormat | None = None
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class RateLimits(Event):
     """How much of the account's limits is left."""
 
     limits: list[RateLimit] = attrs.field(factory=list)
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Usage(Event):
     """Usage outside a `ResponseDone`; ``source``: ``response`` or ``context``."""
 
@@ -256,14 +257,14 @@ class Usage(Event):
     response_id: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class GoingAway(Event):
     """The service will drop the connection in ``time_left`` seconds."""
 
     time_left: float | None = None
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ResumptionUpdate(Event):
     """A new connection may continue with this ``handle`` while ``resumable``."""
 
@@ -271,7 +272,7 @@ class ResumptionUpdate(Event):
     resumable: bool = False
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Ping(Event):
     """An application-level ping; the client answers it where the service wants that."""
 
@@ -283,7 +284,7 @@ class Ping(Event):
 # -- the user's side ---------------------------------------------------------------------------------------------------------
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class SpeechStarted(Event):
     """The user began to speak; may come twice in a turn."""
 
@@ -291,7 +292,7 @@ class SpeechStarted(Event):
     audio_start_ms: int | None = None
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class SpeechStopped(Event):
     """The user stopped speaking."""
 
@@ -299,7 +300,7 @@ class SpeechStopped(Event):
     audio_end_ms: int | None = None
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class InputCommitted(Event):
     """The sound sent so far became an item."""
 
@@ -307,12 +308,12 @@ class InputCommitted(Event):
     previous_item_id: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class InputCleared(Event):
     """The sound sent so far was forgotten."""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class InputTimeout(Event):
     """Nobody spoke for ``idle_timeout_ms``."""
 
@@ -321,7 +322,7 @@ class InputTimeout(Event):
     audio_end_ms: int | None = None
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class DtmfReceived(Event):
     """A key of the telephone was pressed."""
 
@@ -329,14 +330,14 @@ class DtmfReceived(Event):
     received_at: float | None = None
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class VadScore(Event):
     """How sure the service is that somebody speaks, 0 to 1."""
 
     score: float = 0.0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class WaitingForInput(Event):
     """The service says that it does not answer yet, because it expects the user to go on."""
 
@@ -346,7 +347,7 @@ class WaitingForInput(Event):
 # -- transcripts -------------------------------------------------------------------------------------------------------------
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class TranscriptDelta(Event):
     """A piece of a transcript. ``snapshot`` false: append ``delta``. True: ``text`` replaces everything before it."""
 
@@ -359,7 +360,7 @@ class TranscriptDelta(Event):
     content_index: int = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class TranscriptDone(Event):
     """What was said, whole. ``final`` false: complete, but a correction may follow. One final one per spoken item."""
 
@@ -373,7 +374,7 @@ class TranscriptDone(Event):
     languages: list[str] = attrs.field(factory=list)
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class TranscriptFailed(Event):
     """No transcript of this item will come; the answer still may."""
 
@@ -385,7 +386,7 @@ class TranscriptFailed(Event):
     message: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class TranscriptCorrected(Event):
     """What was really heard of something already told."""
 
@@ -396,7 +397,7 @@ class TranscriptCorrected(Event):
     item_id: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class TranscriptSegment(Event):
     """A piece of a transcript with its speaker; ``start`` and ``end`` in seconds."""
 
@@ -412,7 +413,7 @@ class TranscriptSegment(Event):
 # -- the assistant's side ----------------------------------------------------------------------------------------------------
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ResponseCreated(Event):
     """An answer begins."""
 
@@ -421,7 +422,7 @@ class ResponseCreated(Event):
     metadata: dict[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ResponseDone(Event):
     """An answer is over, whatever came of it: ``status`` is ``completed``, ``cancelled``, ``failed`` or ``incomplete``."""
 
@@ -436,7 +437,7 @@ class ResponseDone(Event):
     metadata: dict[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class AudioDelta(Event):
     """A piece of the answer's sound: ``audio`` is decoded bytes in the session's output format; may end inside a sample."""
 
@@ -448,7 +449,7 @@ class AudioDelta(Event):
     duration_ms: int | None = None
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class AudioDone(Event):
     """No more sound of this part."""
 
@@ -458,7 +459,7 @@ class AudioDone(Event):
     content_index: int = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class TextDelta(Event):
     """A piece of a written answer."""
 
@@ -469,7 +470,7 @@ class TextDelta(Event):
     content_index: int = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class TextDone(Event):
     """A written answer, whole."""
 
@@ -480,7 +481,7 @@ class TextDone(Event):
     content_index: int = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ReasoningDelta(Event):
     """A thought of the model; never part of a transcript or text."""
 
@@ -488,7 +489,7 @@ class ReasoningDelta(Event):
     response_id: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class OutputItemAdded(Event):
     """An item of the answer begins."""
 
@@ -497,7 +498,7 @@ class OutputItemAdded(Event):
     output_index: int = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class OutputItemDone(Event):
     """An item of the answer ends; its status says if it is complete."""
 
@@ -506,7 +507,7 @@ class OutputItemDone(Event):
     output_index: int = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ContentPartAdded(Event):
     """A part of an item begins."""
 
@@ -517,7 +518,7 @@ class ContentPartAdded(Event):
     content_index: int = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ContentPartDone(Event):
     """A part of an item ends."""
 
@@ -528,7 +529,7 @@ class ContentPartDone(Event):
     content_index: int = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Interrupted(Event):
     """The service says that the user cut its answer off: what waits for the speaker is void."""
 
@@ -537,21 +538,21 @@ class Interrupted(Event):
     reason: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class OutputBufferStarted(Event):
     """The service began to play by itself (WebRTC, SIP)."""
 
     response_id: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class OutputBufferStopped(Event):
     """The service finished playing by itself (WebRTC, SIP)."""
 
     response_id: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class OutputBufferCleared(Event):
     """The service dropped what it was playing by itself (WebRTC, SIP)."""
 
@@ -561,7 +562,7 @@ class OutputBufferCleared(Event):
 # -- tools -------------------------------------------------------------------------------------------------------------------
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class FunctionCallDelta(Event):
     """A piece of a call's arguments as they are written."""
 
@@ -573,7 +574,7 @@ class FunctionCallDelta(Event):
     output_index: int = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class FunctionCall(Event):
     """The model asks for a function: ``arguments`` is JSON text. Once per call id; name and call id are never empty."""
 
@@ -586,14 +587,14 @@ class FunctionCall(Event):
     expects_result: bool = True
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class FunctionCallCancelled(Event):
     """The result of this call is not wanted any more."""
 
     call_id: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ServerTool(Event):
     """The service ran a tool of its own; ``status``: ``requested``, ``completed`` or ``failed``."""
 
@@ -604,7 +605,7 @@ class ServerTool(Event):
     result: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class McpListTools(Event):
     """The service asks an MCP server for its tools; ``status``: ``in_progress``, ``completed`` or ``failed``."""
 
@@ -614,7 +615,7 @@ class McpListTools(Event):
     error_message: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class McpCallDelta(Event):
     """A piece of an MCP call's arguments."""
 
@@ -625,7 +626,7 @@ class McpCallDelta(Event):
     output_index: int = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class McpCall(Event):
     """The service calls an MCP tool; ``status``: ``requested``, ``in_progress``, ``completed`` or ``failed``."""
 
@@ -641,7 +642,7 @@ class McpCall(Event):
     output_index: int = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class McpApprovalRequested(Event):
     """May this MCP tool run? Answer with ``approve_mcp_call`` within ``timeout`` seconds."""
 
@@ -652,7 +653,7 @@ class McpApprovalRequested(Event):
     timeout: float | None = None
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class McpStatus(Event):
     """Which MCP servers are connected."""
 
@@ -662,7 +663,7 @@ class McpStatus(Event):
 # -- items -------------------------------------------------------------------------------------------------------------------
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ItemAdded(Event):
     """An item entered the conversation; ``replayed`` if it is an old one, given again after a reconnect."""
 
@@ -671,7 +672,7 @@ class ItemAdded(Event):
     replayed: bool = False
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ItemDone(Event):
     """An item of the conversation is complete."""
 
@@ -679,21 +680,21 @@ class ItemDone(Event):
     previous_item_id: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ItemDeleted(Event):
     """An item left the conversation."""
 
     item_id: str = ""
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ItemRetrieved(Event):
     """The answer to ``retrieve_item``."""
 
     item: Item = attrs.field(factory=Item)
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ItemTruncated(Event):
     """The service cut an answer at what was heard; ``transcript`` is the text it keeps, where it says so."""
 
@@ -706,7 +707,7 @@ class ItemTruncated(Event):
 # -- errors and the rest -----------------------------------------------------------------------------------------------------
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ErrorReceived(Event):
     """The service reports an error; most leave the conversation alive.
 
@@ -726,7 +727,7 @@ class ErrorReceived(Event):
     fatal: bool = False
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Unknown(Event):
     """A frame with no class of its own; ``raw`` holds it.
 
@@ -740,7 +741,7 @@ class Unknown(Event):
 # -- the client's own --------------------------------------------------------------------------------------------------------
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Reconnecting(Event):
     """The connection was lost; attempt number ``attempt`` (from 1) starts in ``delay`` seconds."""
 
@@ -751,7 +752,7 @@ class Reconnecting(Event):
     error: Exception | None = None
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Reconnected(Event):
     """The conversation goes on over a new connection; ``resumed`` if the service kept it."""
 
@@ -761,7 +762,7 @@ class Reconnected(Event):
     resumed: bool = False
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Closed(Event):
     """The conversation is over: the last event, exactly once.
 
@@ -780,7 +781,7 @@ class Closed(Event):
     dropped_audio: float = 0.0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class HandlerFailed(Event):
     """A handler, or a tool, raised ``error`` while it handled ``event``."""
 
@@ -789,7 +790,7 @@ class HandlerFailed(Event):
     error: BaseException | None = None
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class StateChanged(Event):
     """The client went from one state to another; ``number`` counts the transitions from 1."""
 
@@ -798,14 +799,14 @@ class StateChanged(Event):
     number: int = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class TurnDone(Event):
     """An exchange is over, tool rounds included."""
 
     turn: Turn | None = None
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class PlaybackStopped(Event):
     """What was playing here has stopped after ``heard_ms`` of the ``received_ms`` that had come.
 
@@ -819,7 +820,7 @@ class PlaybackStopped(Event):
     reason: Literal["barge_in", "interrupt", "finished"] = "finished"
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ContextMutated(Event):
     """A step of ``mutate_context``; ``outcome``: ``applied``, ``resuming``, ``queued``, ``superseded`` or ``failed``."""
 
@@ -828,7 +829,7 @@ class ContextMutated(Event):
     error: Exception | None = None
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ServiceSilent(Event):
     """Connected and audio flows up, but nothing has come back for ``seconds``."""
 

@@ -12,6 +12,7 @@ import attrs
 
 from qai_realtime_sync.commands import Command
 from qai_realtime_sync.config import AudioFormat
+from qai_realtime_sync.fields import FrozenByFields
 
 __all__ = ["Ending", "Frame", "Handshake", "Resume", "Traits"]
 
@@ -21,23 +22,24 @@ class Frame:
     """One whole WebSocket message.
 
     ``payload`` is bytes, or a memoryview that is valid until the next frame is read. ``text`` says that it came, or goes, as a
-    text message; the transport has then checked that it is UTF-8. ``string`` is that text, where the check has made it anyway.
+    text message; the transport says which of them it has checked to be UTF-8. ``start`` is where a memoryview begins in its ``obj``,
+    where that is known: a view cannot be searched, its object can.
     """
 
     payload: bytes | memoryview
     text: bool = True
-    string: str | None = attrs.field(default=None, eq=False, repr=False)
+    start: int | None = attrs.field(default=None, eq=False, repr=False)
 
 
-@attrs.frozen(kw_only=True)
-class Resume:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Resume(FrozenByFields):
     """What a new connection may continue from: the newest handle the service gave (an xAI conversation id, a Gemini handle)."""
 
     handle: str
 
 
-@attrs.frozen(kw_only=True)
-class Handshake:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Handshake(FrozenByFields):
     """How one connection is opened: where to, with which headers, and what to say first.
 
     ``url`` and ``headers`` may hold credentials and are left out of the text form. ``commands`` are sent as soon as the socket is
@@ -51,8 +53,8 @@ class Handshake:
     timeout: float = 10.0
 
 
-@attrs.frozen(kw_only=True)
-class Traits:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Traits(FrozenByFields):
     """What the rest of the library must know of a service without asking for its name."""
 
     answers_by_itself: frozenset[type[Command]] = frozenset()
@@ -81,8 +83,8 @@ class Traits:
     """Longest life of one connection in seconds, or ``None`` if not known."""
 
 
-@attrs.frozen(kw_only=True)
-class Ending:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Ending(FrozenByFields):
     """What the end of a connection means: ``meaning`` is a word of `Closed.meaning`.
 
     ``retry`` says if a new one may be worth trying.

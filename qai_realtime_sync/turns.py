@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import attrs
 
+from qai_realtime_sync.fields import ByFields
+
 __all__ = ["Answer", "ToolCall", "Turn", "words_heard"]
 
 
@@ -15,8 +17,8 @@ def words_heard(text: str, heard_ms: float, audio_ms: float) -> str:
     return " ".join(words[: round(len(words) * heard_ms / audio_ms)])
 
 
-@attrs.define(kw_only=True)
-class ToolCall:
+@attrs.define(kw_only=True, eq=False, repr=False)
+class ToolCall(ByFields):
     """One call of a tool within a turn: ``arguments`` is JSON text, ``output`` what was sent back (``None`` = nothing yet).
 
     ``called_at`` and ``answered_at`` are seconds since the client connected.
@@ -30,8 +32,8 @@ class ToolCall:
     answered_at: float | None = None
 
 
-@attrs.define(kw_only=True)
-class Answer:
+@attrs.define(kw_only=True, eq=False, repr=False)
+class Answer(ByFields):
     """What ``client.ask`` returns: the finished answer, tool rounds included.
 
     ``text`` is the transcript of what was said, or the written answer; ``audio`` its sound in the session's output format;
@@ -47,8 +49,8 @@ class Answer:
     response_ids: list[str] = attrs.field(factory=list)
 
 
-@attrs.define(kw_only=True)
-class Turn:
+@attrs.define(kw_only=True, eq=False, repr=False)
+class Turn(ByFields):
     """What the user said and what the assistant answered.
 
     ``user`` and ``assistant`` are transcripts. Of an answer that was cut off, ``heard_ms`` is how much was played (``None`` = it was

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import Any
@@ -80,6 +81,8 @@ def duplex() -> None:
 
 
 def sessions() -> None:
+    if "switch" in gauge.JOB:
+        sys.setswitchinterval(gauge.JOB["switch"])
     with client():
         pass  # what is loaded once counts for nobody
     many = gauge.Sessions()

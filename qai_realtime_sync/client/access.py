@@ -5,16 +5,18 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import attrs
 
-from qai_realtime_sync.client.billing import Billing
 from qai_realtime_sync.client.options import DEFAULT_BASE_URL, Options
 from qai_realtime_sync.config import RealtimeConfig, RealtimeSession
 from qai_realtime_sync.dialects import Dialect, choose
 from qai_realtime_sync.errors import ApiError, ConfigError, RealtimeError
+
+if TYPE_CHECKING:
+    from qai_realtime_sync.client.billing import Billing
 
 __all__ = ["Access"]
 
@@ -88,6 +90,7 @@ class Access:
         return choose(options.dialect, options.provider or session.provider, url, options.config.model, gateway=self.gateway)
 
     def _make_billing(self, clock: Callable[[], float], after: Callable[[float, Callable[[], None]], Any]) -> Billing:
+        from qai_realtime_sync.client.billing import Billing
         from qai_realtime_sync.rest import RestClient  # lazily: only who mints needs requests
 
         options, base_url = self._options, self._session.url

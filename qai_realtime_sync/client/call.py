@@ -5,7 +5,6 @@ Threads hold a `Call`, never the public `RealtimeClient`, so that a client that 
 
 from __future__ import annotations
 
-import collections
 import logging
 import os
 import threading
@@ -26,6 +25,7 @@ from qai_realtime_sync.client.renewal import Renewal
 from qai_realtime_sync.client.sender import Sender, Timer
 from qai_realtime_sync.client.sound import SoundPath
 from qai_realtime_sync.client.waiting import Waiting
+from qai_realtime_sync.client.wakeup import Latch
 from qai_realtime_sync.commands import Command, CreateResponse, SendFunctionResult
 from qai_realtime_sync.config import UNSET, RealtimeConfig, Tool, TurnDetection
 from qai_realtime_sync.conversation.metrics import Meter, Metrics
@@ -70,9 +70,9 @@ class Call:
         self.dialect: Dialect | None = None
         self.closing = False
         self.close_code, self.close_reason = 1000, ""
-        self.opened = threading.Event()  # set when the first attempt to connect has ended, well or not
-        self.over = threading.Event()  # set when Closed was delivered
-        self.wake_backoff = threading.Event()
+        self.opened = Latch()  # set when the first attempt to connect has ended, well or not
+        self.over = Latch()  # set when Closed was delivered
+        self.wake_backoff = Latch()
         self.connect_error: BaseException | None = None
         self.handler_error: Exception | None = None  # of the handler that ended the conversation
         self.session_id = ""
@@ -130,7 +130,7 @@ class Call:
         self.reader: threading.Thread | None = None
         self.access: Access | None = None
         self.observers: tuple[Callable[[Event | Command, float], None], ...] = ()
-        self._untold_states: collections.deque[StateChanged] = collections.deque()  # guarded by lock
+        self._untold_states: list[StateChanged] = []  # guarded by lock
 
     @property
     def billing(self) -> Billing | None:
@@ -239,7 +239,7 @@ class Call:
         with self.lock:
             due = []
             while self._untold_states and self._untold_states[0].number <= event.number:
-                due.append(self._untold_states.popleft())
+                due.append(self._untold_states.pop(0))
             return due
 
     def retell_state(self, event: StateChanged) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import attrs
 
 from qai_realtime_sync.client import closing
-from qai_realtime_sync.client.access import Access
 from qai_realtime_sync.client.audio_in import AudioIn
 from qai_realtime_sync.client.call import Call
 from qai_realtime_sync.client.lifecycle import ReconnectPolicy
@@ -21,13 +20,11 @@ from qai_realtime_sync.client.listening import Listening
 from qai_realtime_sync.client.mutation import ContextMutation
 from qai_realtime_sync.client.options import ClientOptions, Options
 from qai_realtime_sync.client.outbox import OutboxCounts
-from qai_realtime_sync.client.reader import Reader
 from qai_realtime_sync.client.redaction import without_frames
 from qai_realtime_sync.client.waiting import check_timeout, in_slices
 from qai_realtime_sync.commands import SendAudio
 from qai_realtime_sync.config import UNSET, RealtimeConfig, RealtimeSession, Tool, TurnDetection, Unset
 from qai_realtime_sync.conversation.metrics import Metrics
-from qai_realtime_sync.conversation.pacing import PacedSink
 from qai_realtime_sync.conversation.playback import Playback, Sink
 from qai_realtime_sync.conversation.record import Conversation
 from qai_realtime_sync.errors import ConfigError, NotConnectedError, RealtimeTimeoutError
@@ -160,6 +157,10 @@ class RealtimeClient(Listening, AudioIn):
         call = self._call
         call.check_process()
         check_timeout(timeout, zero=False)
+        # Only now: dialects and what else a connection needs take as long to load as all the rest.
+        from qai_realtime_sync.client.access import Access
+        from qai_realtime_sync.client.reader import Reader
+
         access = Access(call.options, call.clock, call.sender.after)
         reader = Reader(call, access, timeout)
         with call.lock:
@@ -313,14 +314,15 @@ class RealtimeClient(Listening, AudioIn):
         Turns automatic barge-in on: when the user speaks, the sink is cleared, the answer cancelled, and the service told what was
         heard (``barge_in=False`` of the client turns it off).
 
-        Raises: `ConfigError` if a method is missing, or for a `PacedSink` that was made for another format.
+        Raises: `ConfigError` if a method is missing, or for a sink (`PacedSink`, `Speaker`) that was made for another format.
         """
         self._call.check_process()
         missing = [name for name in ("write", "clear") if not callable(getattr(sink, name, None))]
         if missing:
             raise ConfigError(f"play_to needs an object with write(bytes) and clear(); missing: {', '.join(missing)}")
-        if isinstance(sink, PacedSink):
-            sink.adopt(self._call.config.output_audio)
+        adopt = getattr(sink, "adopt", None)
+        if callable(adopt):  # a `PacedSink`, a `Speaker`: they play what has no other format as the client has it
+            adopt(self._call.config.output_audio)
         self._call.playback = Playback(sink, self._call.config.output_audio, self._call.clock)
 
     def record_to(self, recorder: Recorder) -> None:

@@ -30,10 +30,10 @@ class Delivery:
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._lock = threading.Lock()  # guards _due, _delivering and _patient; taken twice per event, so without detour
+        self._lock = threading.Lock()  # guards _delivering, _patient and who may add to due; only the token's holder takes from that
         self._free = threading.Condition(self._lock)
         self._patient = 0  # threads that wait for the token
-        self._due: collections.deque[Event] = collections.deque()
+        self.due: collections.deque[Event] = collections.deque()
         self._delivering: int | None = None
         self._told_end = False  # belongs to who holds the delivery token
 
@@ -59,25 +59,40 @@ class Delivery:
 
     def deliver(self, events: Iterable[Event]) -> None:
         """Hand events to the client's own parts and to the handlers; for the reader, which waits its turn."""
-        me = threading.get_ident()
+        if self._delivering == threading.get_ident():
+            with self._lock:
+                self.due.extend(events)
+            return
+        self.take_turn()
+        try:
+            for event in events:
+                self.hand_out(event)
+        finally:
+            self.end_turn()
+
+    def take_turn(self) -> None:
+        """Take the token, waiting while another thread has it: the reader keeps it for all that arrived at once."""
         with self._lock:
-            while self._delivering is not None and self._delivering != me:
+            while self._delivering is not None:
                 self._patient += 1
                 self._free.wait()
                 self._patient -= 1
-            if self._delivering == me or self._due:
-                self._due.extend(events)
-                events = ()
-            if self._delivering == me:
-                return
-            self._delivering = me
-        for event in events:  # nothing is due before them: no detour through the queue
-            self._hand_out(event)
+            self._delivering = threading.get_ident()
+        if self.due:
+            self.catch_up()
+
+    def end_turn(self) -> None:
+        """Give the token back, once nothing is due any more."""
         with self._lock:
-            if not self._due and not self._patient:
+            if not self.due and not self._patient:
                 self._delivering = None
                 return
         self._drain()
+
+    def catch_up(self) -> None:
+        """Tell what other threads had to tell; the caller holds the token."""
+        while self.due:
+            self.hand_out(self.due.popleft())
 
     def retell(self, events: Iterable[Event]) -> None:
         """Tell the events of a recording, in the caller's thread: the handlers hear them, and nothing reacts."""
@@ -92,7 +107,7 @@ class Delivery:
                 self._retell(event)
         finally:
             with self._lock:
-                self._due.clear()  # `Closed` was the last event
+                self.due.clear()  # `Closed` was the last event
                 self._delivering = None
                 self._free.notify_all()
 
@@ -103,9 +118,9 @@ class Delivery:
         self.tell(event)
         while not self._told_end:
             with self._lock:
-                if not self._due:
+                if not self.due:
                     return
-                caused = self._due.popleft()
+                caused = self.due.popleft()
             self.tell(caused)  # a handler of the recorded event failed, or closed the client
 
     def announce(self, event: Event) -> None:
@@ -115,7 +130,7 @@ class Delivery:
         connection alive. Where no handler runs just now, the teller takes over.
         """
         with self._free:
-            self._due.append(event)
+            self.due.append(event)
             if self._delivering is not None:
                 return
         if threading.current_thread() is self._call.teller.thread:
@@ -125,7 +140,7 @@ class Delivery:
 
     def _deliver_due(self) -> None:
         with self._free:
-            if self._delivering is not None or not self._due:
+            if self._delivering is not None or not self.due:
                 return
             self._delivering = threading.get_ident()
         self._drain()
@@ -133,47 +148,55 @@ class Delivery:
     def _drain(self) -> None:
         while True:
             with self._lock:
-                if not self._due:
+                if not self.due:
                     self._delivering = None
                     if self._patient:
                         self._free.notify_all()
                     return
-                event = self._due.popleft()
-            self._hand_out(event)
+                event = self.due.popleft()
+            self.hand_out(event)
 
-    def _hand_out(self, event: Event) -> None:
-        """React to one event and tell it, then what that caused; the caller holds the delivery token."""
-        if self._told_end:
-            return  # `Closed` is the last event
+    def hand_out(self, event: Event) -> None:
+        """React to one event and tell it, then what that caused; the caller holds the token."""
         if event.__class__ is StateChanged:
             for state in self._call.states_until(event):
-                self._hand_out_one(state)
+                self.hand_out_one(state)
         else:
-            self._hand_out_one(event)
+            self.hand_out_one(event)
 
-    def _hand_out_one(self, event: Event) -> None:
+    def hand_out_one(self, event: Event) -> None:
+        """As `hand_out`, for what is no change of state: an event of the service."""
+        if self._told_end:
+            return  # `Closed` is the last event
+        call = self._call
         if event.__class__ is Closed:
             self._told_end = True
-            self._call.ended_at = self._call.clock()
+            call.ended_at = call.clock()
         caused: Sequence[Event] | None = ()
         try:
-            caused = react(self._call, event)
+            caused = react(call, event)
         except BaseException:  # a bug of ours must not end the conversation, nor keep the event, or the token, from the program
             log.exception("the client's own part in the event %s failed", event.event_name)
         if caused is None:
             return  # void: not for anybody's ears
         try:
-            self.tell(event)
+            call.waiting.offer(event)
+            if call.observers:
+                self._show(event)
+            call.handlers.dispatch(event)
         except BaseException:  # of an observer; handlers' own failures do not come here
             log.exception("the event %s could not be delivered", event.event_name)
         for one in caused:
-            self._hand_out(one)
+            self.hand_out(one)
 
     def tell(self, event: Event) -> None:
         """Wake who waits for the event, then call its handlers; on the thread that delivers."""
         call = self._call
         call.waiting.offer(event)
-        if call.observers:
-            for observe in call.observers:
-                observe(event, call.clock())
+        self._show(event)
         call.handlers.dispatch(event)
+
+    def _show(self, event: Event) -> None:
+        call = self._call
+        for observe in call.observers:
+            observe(event, call.clock())

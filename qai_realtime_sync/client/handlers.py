@@ -24,7 +24,7 @@ _SLOW = 0.1
 _WARN_AGAIN = 60.0
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Registration:
     """One handler and how it wants to be called."""
 
@@ -77,16 +77,25 @@ class Handlers:
 
     def dispatch(self, event: Event) -> None:
         """Call the handlers of ``event`` in the order of their registration; never raises."""
-        registrations = self._resolved.get(type(event))
-        for registration in self._resolve(type(event)) if registrations is None else registrations:
+        cls = event.__class__
+        registrations = self._resolved.get(cls)
+        for registration in self._resolve(cls) if registrations is None else registrations:
             if registration.spent:
                 continue
             if registration.once:
                 self._spend(registration)
             if registration.background:
                 self._in_background(registration, event)
-            else:
-                self.run(registration, event)
+                continue
+            started = monotonic()  # from here on as `run`, without the detour: this is done for every event
+            try:
+                registration.function(event)
+            except BaseException as error:
+                self._failed(registration, event, error)
+            took = monotonic() - started
+            registration.calls += 1
+            if took > registration.slowest or took > _SLOW:
+                self._was_slow(registration, event, took, started + took)
 
     def run_later(self, registration: Registration, event: Event) -> None:
         """Call a handler whose turn on the lane has come, unless it was removed meanwhile."""
@@ -100,11 +109,14 @@ class Handlers:
             registration.function(event)
         except BaseException as error:  # also SystemExit: the reader must not die of it without a word
             self._failed(registration, event, error)
-        ended = monotonic()
-        took = ended - started
+        took = monotonic() - started
         registration.calls += 1
-        if took > registration.slowest:
-            registration.slowest = took
+        if took > registration.slowest or took > _SLOW:
+            self._was_slow(registration, event, took, started + took)
+
+    def _was_slow(self, registration: Registration, event: Event, took: float, ended: float) -> None:
+        """A handler took longer than ever, or too long."""
+        registration.slowest = max(registration.slowest, took)
         if took <= _SLOW or registration.background:
             return
         if not registration.warned or took >= 2 * registration.warned or ended - registration.warned_at >= _WARN_AGAIN:

@@ -6,6 +6,8 @@ import collections
 import threading
 from collections.abc import Callable
 
+from qai_realtime_sync.client.wakeup import Bell
+
 __all__ = ["Lane"]
 
 
@@ -18,9 +20,10 @@ class Lane:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._work = threading.Condition()  # guards everything below
-        self._queue: collections.deque[Callable[[], None]] = collections.deque()
+        self._lock = threading.Lock()  # guards everything below
+        self._queue: collections.deque[Callable[[], None]] | None = None  # made when it is first needed: many conversations never do
         self._stopping = False
+        self._bell = Bell()
         self.thread: threading.Thread | None = None
 
     def post(self, action: Callable[[], None]) -> None:
@@ -28,37 +31,41 @@ class Lane:
 
         Where no thread can be started any more, because the interpreter is ending, it runs in the caller's.
         """
-        with self._work:
+        with self._lock:
+            if self._queue is None:
+                self._queue = collections.deque()
             self._queue.append(action)
-            self._work.notify()
             if self.thread is not None:
+                self._bell.ring()
                 return
             self.thread = thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         try:
             thread.start()
         except RuntimeError:
-            with self._work:
+            with self._lock:
                 self.thread = None
-                left, self._queue = self._queue, collections.deque()
-            for one in left:
+                left, self._queue = self._queue, None
+            for one in left or ():
                 one()
 
     @property
     def waiting(self) -> int:
         """How much is queued."""
-        return len(self._queue)
+        return len(self._queue or ())
 
     def stop(self) -> None:
         """End the thread once the queue is empty; never blocks."""
-        with self._work:
+        with self._lock:
             self._stopping = True
-            self._work.notify()
+            self._bell.ring()
 
     def _run(self) -> None:
         while True:
-            with self._work:
-                self._work.wait_for(lambda: self._queue or self._stopping)
-                if not self._queue:
+            with self._lock:
+                action = self._queue.popleft() if self._queue else None
+                if action is None and self._stopping:
                     return
-                action = self._queue.popleft()
-            action()
+            if action is None:
+                self._bell.wait()
+            else:
+                action()

@@ -9,6 +9,7 @@ import attrs
 
 from qai_realtime_sync.errors import ApiError, ConfigError, ConnectError, ConnectionClosedError, RealtimeTimeoutError
 from qai_realtime_sync.events import StateChanged
+from qai_realtime_sync.fields import FrozenByFields
 
 __all__ = ["Backoff", "Lifecycle", "ReconnectPolicy", "policy_of", "worth_retrying"]
 
@@ -48,8 +49,8 @@ class Lifecycle:
         return StateChanged(old=old, new=new, number=self._number)
 
 
-@attrs.frozen(kw_only=True)
-class ReconnectPolicy:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ReconnectPolicy(FrozenByFields):
     """How hard to try after a loss.
 
     The first try comes at once, the later ones after a random time up to ``base`` × 2ⁿ seconds, at most ``cap``. It gives up after

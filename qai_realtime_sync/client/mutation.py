@@ -73,7 +73,7 @@ class ContextMutation:
         return f"<ContextMutation of {', '.join(sorted(self.fields))}: {self.outcome}>"
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Change:
     """What is to be changed together: the members are the callers' objects."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict
@@ -12,11 +11,18 @@ import attrs
 from qai_realtime_sync.client.lifecycle import ReconnectPolicy, policy_of
 from qai_realtime_sync.config import RealtimeConfig, RealtimeSession
 from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.fields import FrozenByFields
 
 __all__ = ["DEFAULT_BASE_URL", "ClientOptions", "Options"]
 
 DEFAULT_BASE_URL = "https://api.quantumencoding.ai"
 _POLICIES = ("log", "raise", "close")
+
+
+def _random() -> float:
+    import random  # lazily: it loads OpenSSL's digests, and only a lost connection asks for it
+
+    return random.random()
 
 
 def _check_config(_: object, __: object, value: object) -> None:
@@ -95,8 +101,8 @@ class ClientOptions(TypedDict, total=False):
     dialer: Callable[..., Any] | None
 
 
-@attrs.frozen(kw_only=True)
-class Options:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Options(FrozenByFields):
     """The arguments of a `RealtimeClient`, see there."""
 
     config: RealtimeConfig = attrs.field(factory=RealtimeConfig, validator=_check_config)
@@ -125,7 +131,7 @@ class Options:
     proxy: str | Literal[False] | None = attrs.field(default=None, repr=False)
     allow_insecure: bool = False
     clock: Callable[[], float] = time.monotonic
-    random: Callable[[], float] = random.random
+    random: Callable[[], float] = _random
     dialer: Callable[..., Any] | None = None
 
     def __attrs_post_init__(self) -> None:

@@ -16,6 +16,7 @@ import attrs
 
 from qai_realtime_sync.commands import CancelResponse, Command, Pong, SendAudio, TruncateItem
 from qai_realtime_sync.errors import ConnectionClosedError, NotConnectedError, OutboxFullError
+from qai_realtime_sync.fields import ByFields
 from qai_realtime_sync.seam import Frame
 
 __all__ = ["Outbox", "OutboxCounts"]
@@ -35,8 +36,8 @@ class _Writes(Protocol):
     def gave_all(self) -> bool: ...
 
 
-@attrs.define(kw_only=True)
-class OutboxCounts:
+@attrs.define(kw_only=True, eq=False, repr=False)
+class OutboxCounts(ByFields):
     """Outcomes since the client was made: every command ends in exactly one of ``sent``, ``failed`` and ``dropped``.
 
     ``sent`` means given to the kernel. ``dropped_audio`` is in seconds. ``waiting`` counts commands that have no outcome yet.
@@ -49,7 +50,7 @@ class OutboxCounts:
     dropped_audio: float = 0.0
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Entry:
     command: Command
     frames: list[Frame]
@@ -64,7 +65,7 @@ class Outbox:
 
     ``max_commands`` and ``max_audio`` (seconds) bound it. ``drop_oldest_audio`` chooses what happens to more sound than that: the
     oldest is dropped and counted, or `OutboxFullError`. ``sent`` is told each command the kernel has; ``blocked`` that somebody must
-    wait for the socket and call `flushed`; ``still_wanted`` is asked before a command is written, and what is not is dropped.
+    wait for the socket and call `flushed`; ``still_wanted`` is asked before a command, but sound, is written, and what is not is dropped.
     """
 
     def __init__(
@@ -81,13 +82,15 @@ class Outbox:
         self._max_commands = max_commands
         self._max_audio = max_audio
         self._bytes_per_second = bytes_per_second
+        self._longest = int(max_audio * bytes_per_second)
         self._drop_oldest_audio = drop_oldest_audio
         self._told_sent = sent
         self._blocked = blocked
         self._still_wanted = still_wanted
+        self._told_next: Callable[[], object] | None = None
         self.tells_audio = False  # sound is told too, for whoever records it; else its way is the shortest
-        self._lock = threading.Lock()  # guards everything below; what each piece of sound passes takes it without the condition's detour
-        self._changed = threading.Condition(self._lock)
+        self._lock = threading.Lock()  # guards everything below
+        self._changed: threading.Condition | None = None  # over the lock; made for the first `drain`, because most never do
         self._draining = 0  # threads in `drain`
         self._queue: collections.deque[_Entry] = collections.deque()
         self._audio_bytes = 0
@@ -109,12 +112,12 @@ class Outbox:
 
     def speak(self, dialect: _Speaks) -> None:
         """From now on commands are spelled by ``dialect`` and held until a connection is `open`."""
-        with self._changed:
+        with self._lock:
             self._dialect = dialect
 
     def open(self, connection: _Writes) -> None:
         """The service is ready: everything held goes out over ``connection``, in order."""
-        with self._changed:
+        with self._lock:
             self._connection = connection
             self._ready = True
             self._holds_audio = True
@@ -122,23 +125,23 @@ class Outbox:
 
     def pause(self, connection: _Writes) -> None:
         """Hold everything, sound too, until the next `open`: this connection is about to be replaced, if it is still in use."""
-        with self._changed:
+        with self._lock:
             if self._connection is connection:
                 self._ready = False
 
     def forget(self, *kinds: type[Command]) -> None:
         """Drop what waits of these kinds: it was meant for something that is gone."""
-        with self._changed:
+        with self._lock:
             stale = [entry for entry in self._queue if isinstance(entry.command, kinds)]
             for entry in stale:
                 self._queue.remove(entry)
                 self._forget_size(entry)
             self._counts.dropped += len(stale)
-            self._changed.notify_all()
+            self._tell_drainers()
 
     def prepend(self, commands: Iterable[Command]) -> None:
         """What a new connection must hear before everything that waits; while none is open."""
-        with self._changed:
+        with self._lock:
             dialect = self._dialect
             if dialect is None or self._over:
                 return
@@ -153,7 +156,7 @@ class Outbox:
         What another thread is writing just now stays its business: it learns the end from the connection. ``keep_audio``: the
         connection is replaced by plan, and the user's sound goes on without a gap.
         """
-        with self._changed:
+        with self._lock:
             connection, self._connection = self._connection, None
             self._ready = False
             if self._left_to_sender:
@@ -164,7 +167,7 @@ class Outbox:
                 elif half is not None:
                     self._take_back(half)
                 self._fail_half_sent()
-            self._changed.notify_all()
+            self._tell_drainers()
             if keep_audio:
                 return
             self._holds_audio = False
@@ -173,21 +176,21 @@ class Outbox:
                 if isinstance(entry.command, SendAudio):
                     self._drop_audio(entry)
             self._queue = collections.deque(kept)
-            self._changed.notify_all()
+            self._tell_drainers()
 
     def hold_audio(self) -> None:
         """A new connection is being prepared: sound that comes now is kept for it."""
-        with self._changed:
+        with self._lock:
             self._holds_audio = True
 
     def close(self, why: str) -> None:
         """Take nothing more: every later `put` raises with ``why``. What waits may still go out until `end`."""
-        with self._changed:
+        with self._lock:
             self._over = why if self._over in ("", _OVER) else self._over
 
     def end(self) -> tuple[Command, ...]:
         """Nothing goes out any more. Return the commands that never left, in order; sound is only counted."""
-        with self._changed:
+        with self._lock:
             self._over = self._over or _OVER
             self._connection = None
             self._ready = False
@@ -201,7 +204,7 @@ class Outbox:
                     self._counts.dropped += 1
             self._queue.clear()
             self._commands = 0
-            self._changed.notify_all()
+            self._tell_drainers()
             return tuple(unsent)
 
     # -- from the program ------------------------------------------------------------------------------------------------------
@@ -217,22 +220,25 @@ class Outbox:
             if self._dialect is None:
                 raise NotConnectedError(f"{command.command_name} cannot be sent: call connect() first, or use `with client:`")
             entry = _Entry(command, self._dialect.encode(command), self._dialect)
-            if isinstance(command, SendAudio):
-                if not self._put_audio(entry, command):
-                    return
-            else:
-                self._put_command(entry)
-            taken = self._take()
-            if taken is None and len(self._queue) > self.most_waiting:
-                self.most_waiting = len(self._queue)
+            taken = self._pass_by(entry)
+            if taken is None:
+                if isinstance(command, SendAudio):
+                    if not self._put_audio(entry, command):
+                        return
+                else:
+                    self._put_command(entry)
+                taken = self._take()
+                if taken is None and len(self._queue) > self.most_waiting:
+                    self.most_waiting = len(self._queue)
         if taken is not None:
             self._write_from(taken)
 
     def measure(self, bytes_per_second: int) -> None:
         """Sound is sent in another format from now on: seconds are counted by its rate."""
-        with self._changed:
+        with self._lock:
             self._count_sent_audio()
             self._bytes_per_second = bytes_per_second
+            self._longest = int(self._max_audio * bytes_per_second)
 
     @property
     def is_open(self) -> bool:
@@ -241,7 +247,9 @@ class Outbox:
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until everything has an outcome; False if ``timeout`` seconds were not enough."""
-        with self._changed:
+        with self._lock:
+            if self._changed is None:
+                self._changed = threading.Condition(self._lock)
             self._draining += 1
             try:
                 return self._changed.wait_for(lambda: not self._queue and self._in_kernel_soon is None and not self._writing, timeout)
@@ -251,14 +259,23 @@ class Outbox:
     @property
     def counts(self) -> OutboxCounts:
         """A copy of the counters."""
-        with self._changed:
+        with self._lock:
             waiting = len(self._queue) + (self._in_kernel_soon is not None)
             return attrs.evolve(self._counts, waiting=waiting)
 
     @property
+    def sent(self) -> int:
+        """How many commands were sent."""
+        return self._counts.sent
+
+    def tell_next(self, told: Callable[[], object] | None) -> None:
+        """Call ``told`` once, after the next command was sent; ``None`` forgets the one that was asked for."""
+        self._told_next = told
+
+    @property
     def sent_audio(self) -> float:
         """Seconds of sound that were sent."""
-        with self._changed:
+        with self._lock:
             self._count_sent_audio()
             return self._sent_audio
 
@@ -275,6 +292,16 @@ class Outbox:
             taken = self._take()
         if taken is not None:
             self._write_from(taken)
+
+    def _pass_by(self, entry: _Entry) -> _Taken | None:
+        """Take the write token for a piece of sound that has nobody before it, as nearly always; the lock is held."""
+        if entry.command.__class__ is not SendAudio or self._queue or self._writing or not self._ready or self._connection is None:
+            return None
+        if not self._holds_audio or len(entry.command.audio) > self._longest:
+            return None
+        self._writing = True
+        self._in_kernel_soon = entry
+        return entry, self._connection, entry.dialect
 
     def _take(self) -> _Taken | None:
         """Take the write token and the next command, if both are free. The lock is held."""
@@ -293,7 +320,8 @@ class Outbox:
             try:
                 if dialect is not None and entry.dialect is not dialect:
                     entry.frames = dialect.encode(entry.command)  # queued for an earlier connection
-                more = self._write(entry, connection) if self._still_wanted(entry.command) else self._drop(entry)
+                wanted = entry.command.__class__ is SendAudio or self._still_wanted(entry.command)
+                more = self._write(entry, connection) if wanted else self._drop(entry)
             except BaseException:  # also Ctrl-C in the program's thread: a token that nobody gives back would silence the client
                 self._fail(entry)
                 raise
@@ -309,14 +337,14 @@ class Outbox:
             for frame in entry.frames:
                 whole = connection.try_send(frame)
         except ConnectionClosedError:
-            with self._changed:
+            with self._lock:
                 if self._in_kernel_soon is entry:
                     self._take_back(entry)
                     self._fail_half_sent()
-                    self._changed.notify_all()
+                    self._tell_drainers()
                 return self._connection is not connection  # the reader sees the same end and tells it; or there is a new one already
         if not whole:
-            with self._changed:
+            with self._lock:
                 if self._connection is not connection and self._in_kernel_soon is entry:
                     self._take_back(entry)  # the connection went away meanwhile
                     self._fail_half_sent()
@@ -327,24 +355,24 @@ class Outbox:
         return self._done(entry)
 
     def _fail(self, entry: _Entry) -> None:
-        with self._changed:
+        with self._lock:
             # After `lose` the token may belong to a writer of the next connection: only our own entry is ours to fail.
             if self._in_kernel_soon is entry:
                 self._fail_half_sent()
-                self._changed.notify_all()
+                self._tell_drainers()
 
     def _drop(self, entry: _Entry) -> bool:
-        with self._changed:
+        with self._lock:
             if self._in_kernel_soon is entry:
                 self._counts.dropped += 1
                 self._in_kernel_soon = None
                 self._writing = False
-                self._changed.notify_all()
+                self._tell_drainers()
         return True
 
     def flushed(self) -> None:
         """The sender gave the remainder to the kernel: the token is free again, and there may be more to write."""
-        with self._changed:
+        with self._lock:
             # Without the flag it would be an entry that another thread is just about to write.
             entry = self._in_kernel_soon if self._left_to_sender else None
             self._left_to_sender = False
@@ -355,7 +383,7 @@ class Outbox:
     def _done(self, entry: _Entry) -> bool:
         """This command is in the kernel, and the token is free; True if more waits."""
         command = entry.command
-        is_audio = isinstance(command, SendAudio)
+        is_audio = command.__class__ is SendAudio
         with self._lock:
             if self._in_kernel_soon is not entry:
                 return True
@@ -366,13 +394,21 @@ class Outbox:
             self._writing = False
             more = bool(self._queue)
             if self._draining and not more:
-                self._changed.notify_all()
+                self._tell_drainers()
+        if self._told_next is not None:
+            told, self._told_next = self._told_next, None
+            if told is not None:  # two threads may have come here
+                told()
         if self.tells_audio or not is_audio:
             self._told_sent(command)
             return True  # who was told may have sent something
         return more
 
     # -- under the lock --------------------------------------------------------------------------------------------------------
+
+    def _tell_drainers(self) -> None:
+        if self._changed is not None:
+            self._changed.notify_all()
 
     def _count_sent_audio(self) -> None:
         self._sent_audio += self._sent_bytes / self._bytes_per_second
@@ -383,7 +419,7 @@ class Outbox:
             self._drop_audio(entry, queued=False)
             return False
         size = len(command.audio)
-        longest = int(self._max_audio * self._bytes_per_second)
+        longest = self._longest
         if size > longest:
             raise OutboxFullError(
                 f"one piece of sound lasts {size / self._bytes_per_second:g} s, and no more than {self._max_audio:g} s may wait to be "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import logging
-import secrets
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -41,8 +41,8 @@ class Posting:
         self._call = call
         self.settling = 0  # results that are between "given" and "sent"; guarded by the call's lock
         self._ids = itertools.count(1)
-        self._prefix = secrets.token_hex(3)
-        self._own_cancels: collections.deque[str] = collections.deque(maxlen=_OWN_CANCELS)
+        self._prefix = os.urandom(3).hex()
+        self._own_cancels: list[str] = []  # the last ones
         self._commit_answered = False  # sound was committed, and the service answers that by itself
         self._commands: collections.OrderedDict[str, Command] = collections.OrderedDict()
         self._noted: collections.OrderedDict[str, None] = collections.OrderedDict()  # written by who holds the outbox' write token
@@ -80,7 +80,7 @@ class Posting:
         for command in commands:
             if isinstance(command, CancelResponse):
                 self.remember(command)
-                self._own_cancels.append(command.event_id)
+                self._own_cancels = [*self._own_cancels[1 - _OWN_CANCELS :], command.event_id]
             try:
                 self.submit(command)
             except (NotConnectedError, UnsupportedCommandError) as error:
@@ -179,7 +179,7 @@ class Posting:
     def _stop_alone(self, command: CancelResponse) -> None:
         """Stop an answer that nobody waits for; requests that are held for its end are not touched."""
         self.remember(command)
-        self._own_cancels.append(command.event_id)
+        self._own_cancels = [*self._own_cancels[1 - _OWN_CANCELS :], command.event_id]
         try:
             self._post(command)
         except RealtimeError as error:

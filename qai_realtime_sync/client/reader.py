@@ -24,8 +24,9 @@ from qai_realtime_sync.events import (
     ResponseDone,
     ResumptionUpdate,
     SessionReady,
+    Unknown,
 )
-from qai_realtime_sync.seam import Ending, Resume
+from qai_realtime_sync.seam import Ending, Frame, Resume
 
 if TYPE_CHECKING:
     from qai_realtime_sync.transport import Connection
@@ -35,7 +36,7 @@ __all__ = ["Reader"]
 _GATEWAY_TIMEOUT, _DIRECT_TIMEOUT = 15.0, 10.0  # source: gateway SDKs
 _NORMAL = Ending(meaning="normal", retry=False)
 _LOST = Ending(meaning="lost", retry=True)
-_NOTICED = frozenset({ResumptionUpdate, ErrorReceived})
+_NOTICED = frozenset({ResumptionUpdate, ErrorReceived, Unknown})
 _PLANNED = Ending(meaning="going_away", retry=True)
 _ONLY_PLANNED = ReconnectPolicy(attempts=3)  # with reconnect=False a connection may still be replaced by plan
 
@@ -220,19 +221,39 @@ class Reader:
                 connection.send(frame)
 
     def _read(self, connection: Connection) -> NoReturn:
-        call = self._call
+        call, delivery = self._call, self._call.delivery
         dialect = call.dialect
         assert dialect is not None
+        decode, hand_out, due = dialect.decode, delivery.hand_out_one, delivery.due
         while True:
-            events = dialect.decode(connection.recv())
-            call.frames += 1
-            if events:
-                if not self._opened_at:
-                    events = self._watch_opening(events)
-                call.deliver(events)
-                for event in events:
-                    if event.__class__ in _NOTICED:
-                        self._notice(event)
+            frames = connection.recv_all()
+            call.frames += len(frames)
+            delivery.take_turn()  # once for all that came together
+            try:
+                for frame in frames:
+                    if not connection.is_listening:
+                        break
+                    events = decode(frame)
+                    if self._opened_at and len(events) == 1 and events[0].__class__ not in _NOTICED:
+                        hand_out(events[0])  # nearly always
+                    elif events:
+                        self._take(connection, frame, events)
+                    if due:
+                        delivery.catch_up()
+            finally:
+                delivery.end_turn()
+
+    def _take(self, connection: Connection, frame: Frame, events: list[Event]) -> None:
+        """Hand out the events of a frame, and take note of what is for the reader."""
+        if events[0].__class__ is Unknown:
+            connection.check(frame)  # no parser has read it as a whole
+        if not self._opened_at:
+            events = self._watch_opening(events)
+        for event in events:
+            self._call.delivery.hand_out(event)
+        for event in events:
+            if event.__class__ in _NOTICED:
+                self._notice(event)
 
     # -- what the reader itself wants to know ----------------------------------------------------------------------------------
 

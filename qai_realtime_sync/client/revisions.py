@@ -31,7 +31,7 @@ _REMEMBERED = 256
 _NESTS = ("audio", "input", "output")  # where raw session fields may hold another's field
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Revision:
     """One change: the fields that it sets, raw session fields merged over them, and how far it has come.
 
@@ -73,7 +73,7 @@ class Revisions:
         self._lock = threading.Lock()  # guards everything below, and call.config while a change is open
         self._base: RealtimeConfig | None = None  # what is certain while a change is open
         self._open: list[Revision] = []
-        self._sent: collections.deque[_Sent] = collections.deque()  # on this connection, in the order of the wire
+        self._sent: list[_Sent] = []  # on this connection, in the order of the wire
         self._done: collections.OrderedDict[str, None] = collections.OrderedDict()  # our updates that must not leave (again)
         self._ready = False
         self._first: Mapping[str, Any] = {}  # the raw session fields this connection began with
@@ -183,8 +183,8 @@ class Revisions:
         with self._lock:
             too_old = self._call.clock() - _PATIENCE
             while len(self._sent) > 1 and self._sent[0].at < too_old:
-                self._settle(self._sent.popleft().revision)
-            revision = self._sent.popleft().revision if self._sent else None
+                self._settle(self._sent.pop(0).revision)
+            revision = self._sent.pop(0).revision if self._sent else None
             return revision if self._settle(revision) else None
 
     def refused(self, error: ErrorReceived) -> Revision | None:

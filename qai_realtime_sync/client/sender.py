@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
+from qai_realtime_sync.client.wakeup import Bell
 from qai_realtime_sync.errors import ConnectionClosedError, RealtimeTimeoutError
 
 __all__ = ["Sender", "Timer"]
@@ -43,7 +44,8 @@ class Sender:
     def __init__(self, clock: Callable[[], float], flush: Flush) -> None:
         self._clock = clock
         self._flush = flush
-        self._work = threading.Condition()  # guards everything below
+        self._bell = Bell()  # rung when anything below has changed
+        self._lock = threading.Lock()  # guards everything below
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._wanted = False
@@ -57,34 +59,36 @@ class Sender:
 
     def wake(self) -> None:
         """Something waits to be flushed; never blocks."""
-        with self._work:
+        with self._lock:
             self._wanted = True
-            self._work.notify()
+        self._bell.ring()
 
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
         """Run ``action`` in this thread in ``seconds``; it must not block."""
         timer = Timer(action)
-        with self._work:
+        with self._lock:
             heapq.heappush(self._timers, (self._clock() + seconds, next(self._order), timer))
-            self._work.notify()
+        self._bell.ring()
         return timer
 
     def stop(self) -> None:
         """End the thread once what it does now is done; never blocks."""
-        with self._work:
+        with self._lock:
             self._stopping = True
-            self._work.notify()
+        self._bell.ring()
 
     def _run(self) -> None:
         while True:
-            with self._work:
+            with self._lock:
                 due = self._next()
-                if due is None and not self._wanted:
-                    if self._stopping:
-                        return
-                    self._work.wait(self._seconds_to_next())
-                    continue
                 wanted, self._wanted = self._wanted, False
+                idle = due is None and not wanted
+                if idle and self._stopping:
+                    return
+                seconds = self._seconds_to_next()
+            if idle:
+                self._bell.wait(seconds)
+                continue
             if due is not None and not due.cancelled:
                 self._attempt(due.action)
             if wanted:
@@ -101,14 +105,14 @@ class Sender:
         return max(0.0, self._timers[0][0] - self._clock()) if self._timers else None
 
     def _flush_for_now(self) -> None:
-        with self._work:
+        with self._lock:
             next_timer = self._seconds_to_next()
         # In slices: what is to be done at once, like a close, may be put among the timers while the socket is full.
         seconds = _FLUSH_SLICE if next_timer is None else min(_FLUSH_SLICE, next_timer)
         try:
             self._flush(seconds)
         except RealtimeTimeoutError:
-            with self._work:
+            with self._lock:
                 self._wanted = True
 
     def _attempt(self, action: Callable[[], None]) -> None:

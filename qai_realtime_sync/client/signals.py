@@ -11,7 +11,7 @@ from types import FrameType
 from qai_realtime_sync.client.closing import close_all
 from qai_realtime_sync.errors import ConfigError
 
-__all__ = ["install_signal_handlers"]
+__all__ = ["handles_sigterm", "install_signal_handlers"]
 
 _guard: _Guard | None = None
 
@@ -32,11 +32,17 @@ def install_signal_handlers() -> None:
         _guard = _Guard()
 
 
+def handles_sigterm() -> bool:
+    """True while SIGTERM closes what is open: `install_signal_handlers` was called in this process, and nobody has replaced its handler."""
+    return _guard is not None and _guard.is_installed
+
+
 class _Guard:
     """The handler and the thread that works for it: the handler itself takes no lock that the main thread may hold."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self._main = threading.get_native_id()
         # SimpleQueue.put is safe in a signal handler, even one that interrupts another put of the same thread.
         self._told: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asked = False
@@ -72,7 +78,9 @@ class _Guard:
     def _pass_on(self, number: int) -> None:
         """Let the main thread have the signal again: only there may a handler be changed, and only a signal of its own wakes it surely."""
         main = threading.main_thread().ident
-        if main is not None and hasattr(signal, "pthread_kill"):
+        if threading.get_native_id() == self._main:
+            signal.raise_signal(number)  # gevent: our thread is a greenlet of the main thread, and no ident is one of the system
+        elif main is not None and hasattr(signal, "pthread_kill"):
             signal.pthread_kill(main, number)
         else:
             os.kill(os.getpid(), number)

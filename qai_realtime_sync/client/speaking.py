@@ -41,6 +41,7 @@ from qai_realtime_sync.events import (
     Event,
     FunctionCall,
     HandlerFailed,
+    Reconnecting,
     ResponseCreated,
     ResponseDone,
     TextDelta,
@@ -377,7 +378,7 @@ class _AnswerStream(EventStream):
         return not any(event is one for one in self._followed)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Collected:
     """What belongs to the answer that `Speaking.ask` waits for."""
 
@@ -391,7 +392,9 @@ class _Collected:
 
     def goes_on_after(self, response_id: str) -> bool:
         """Another answer follows this one; asked in the moment its end is told."""
-        return self.call.is_busy if self.goes_on else self.call.calls.goes_on(response_id)
+        if self.goes_on:  # not is_busy: a fast service has answered before the thread that gave a result comes back from sending it
+            return self.call.responses.is_busy or self.call.calls.is_busy
+        return self.call.calls.goes_on(response_id)
 
     def _is_ours(self, response_id: str) -> bool:
         cause = self.call.responses.cause_of(response_id)
@@ -435,6 +438,9 @@ class _Collected:
             self._text(event.response_id, event.item_id, event.text)
         elif isinstance(event, ErrorReceived) and not event.benign and self._concerns(event):
             raise ApiError(event.message, code=event.code or event.type or "api_error")
+        elif isinstance(event, Reconnecting) and self.answer.response_ids:
+            # Between an answer and the results of its tools: the calls are forgotten, and no answer to them will come.
+            raise ApiError("the connection was lost while the tools of this answer ran", code="connection_lost")
         elif isinstance(event, ResponseDone) and mine:
             self._done(event)
             return not (self.goes_on and event.response_id in self.asking and event.status == "completed")

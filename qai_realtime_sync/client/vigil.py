@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Vigil"]
 
-_LOOKS = 10  # in a ping interval
+_LOOKS = 10  # in a ping interval, while something goes up
 
 
 class Vigil:
@@ -29,8 +29,8 @@ class Vigil:
         self._silence_told = False
         self._seen_frames = self._seen_sent = 0
         self._quiet_since = 0.0
-        self._looks = self._asked_sent = 0
-        self._asked_at = 0.0
+        self._looked_sent = self._asked_sent = 0
+        self._asked_at = self._ping_due = 0.0
         self.verdict: Exception | None = None
 
     def begin(self, connection: Connection, deadline: float, timeout: float) -> None:
@@ -47,9 +47,11 @@ class Vigil:
         self._silence_told = False
         call, connection = self._call, self._connection
         if connection is not None and call.options.ping_interval is not None:
-            self._looks, self._asked_at, self._asked_sent = 0, 0.0, call.outbox.counts.sent
-            self._seen_frames, self._seen_sent, self._quiet_since = call.frames, call.outbox.counts.sent, call.clock()
-            self._arm(connection)
+            now, sent = call.clock(), call.outbox.sent
+            self._asked_at, self._asked_sent, self._looked_sent = 0.0, sent, sent
+            self._seen_frames, self._seen_sent, self._quiet_since = call.frames, sent, now
+            self._ping_due = now + call.options.ping_interval
+            self._arm(connection, now)
         ends = [] if call.dialect is None or call.dialect.traits.session_cap is None else [call.dialect.traits.session_cap]
         if call.expires_at is not None:
             ends.append(call.expires_at - time.time())
@@ -59,6 +61,7 @@ class Vigil:
     def end(self) -> None:
         """The connection is over."""
         self._connection = None
+        self._call.outbox.tell_next(None)
         for timer in (self._ready_timer, self._ping_timer):
             if timer is not None:
                 timer.cancel()
@@ -89,38 +92,54 @@ class Vigil:
             ),
         )
 
-    def _arm(self, connection: Connection) -> None:
-        interval = self._call.options.ping_interval
+    def _arm(self, connection: Connection, now: float) -> None:
+        """Look again soon if something went up since the last look; else when the next ping is due, or soon after something goes up.
+
+        So a conversation in which nobody speaks wakes nobody between two pings: of a thousand most are such.
+        """
+        call, interval = self._call, self._call.options.ping_interval
         assert interval is not None
-        self._ping_timer = self._call.sender.after(interval / _LOOKS, lambda: self._look(connection))
+        soon, seen = interval / _LOOKS, self._looked_sent
+        self._looked_sent = call.outbox.sent
+        if self._looked_sent == seen:
+            call.outbox.tell_next(lambda: call.sender.after(soon, lambda: self._look(connection)))
+        speaks = call.outbox.sent != seen  # asked for again: it may have been before there was anybody to tell
+        left = max(0.0, self._ping_due - now)
+        self._ping_timer = call.sender.after(min(soon, left) if speaks else left, lambda: self._look(connection))
 
     def _look(self, connection: Connection) -> None:
         """Ask for a sign of life where none came by itself."""
         if connection is not self._connection:
             return
-        self._arm(connection)
-        now, interval = self._call.clock(), self._call.options.ping_interval
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()  # it was for later: something went up meanwhile
+        call, interval = self._call, self._call.options.ping_interval
         assert interval is not None
-        self._looks += 1
-        if self._looks % _LOOKS and not self._unanswered(connection, now, interval):
+        now = call.clock()
+        due = now >= self._ping_due
+        if due:
+            self._ping_due = now + interval
+        unanswered = self._unanswered(connection, now, interval)
+        self._arm(connection, now)
+        if not due and not unanswered:
             return
-        self._asked_at, self._asked_sent = now, self._call.outbox.counts.sent
+        self._asked_at, self._asked_sent = now, call.outbox.sent
         try:
             connection.ping()
         except ConnectionClosedError:
             return
-        if not self._looks % _LOOKS:
+        if due:
             self._listen()
-        if self._call.delivery.holds_reader:
+        if call.delivery.holds_reader:
             return  # a handler runs: the answer may lie in the socket, and nobody looks
-        frames = self._call.frames
-        self._call.sender.after(self._call.options.pong_timeout, lambda: self._check(connection, now, frames))
+        frames = call.frames
+        call.sender.after(call.options.pong_timeout, lambda: self._check(connection, now, frames))
 
     def _unanswered(self, connection: Connection, now: float, interval: float) -> bool:
         """Who speaks to nobody must learn it sooner than who is silent: something went up since the last question, and nothing came."""
         asked = self._asked_at > connection.last_received
         silent = now - connection.last_received >= interval / _LOOKS / 2
-        return silent and not asked and self._call.outbox.counts.sent != self._asked_sent
+        return silent and not asked and self._call.outbox.sent != self._asked_sent
 
     def _check(self, connection: Connection, asked_at: float, frames: int) -> None:
         """Judge, if the reader waited for an answer all the time; else the next question is judged."""
@@ -140,7 +159,7 @@ class Vigil:
     def _listen(self) -> None:
         """Tell once per connection that much goes up and nothing comes back; pongs do not count."""
         call = self._call
-        now, frames, sent = call.clock(), call.frames, call.outbox.counts.sent
+        now, frames, sent = call.clock(), call.frames, call.outbox.sent
         if frames != self._seen_frames or sent == self._seen_sent or call.delivery.holds_reader:
             self._quiet_since = now
         self._seen_frames, self._seen_sent = frames, sent

@@ -100,6 +100,7 @@ class _Waiter:
     def __init__(self, cls: type[Event]) -> None:
         self.cls = cls
         self.found: collections.deque[tuple[int, Event]] = collections.deque()
+        self.looked = 0  # the newest event that it has looked back at
         self.woken = threading.Semaphore(0)
 
 
@@ -111,10 +112,13 @@ class Waiting:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards all below
+        # Guards who waits: `_waiters`, `_streams`, `_closed`, `_failure`. What was kept is written by the thread that delivers alone,
+        # without the lock, because it is done for every event; an event is first kept, then numbered, then given to who waits.
+        self._lock = threading.Lock()
         self._number = 0
         self._kept: collections.deque[tuple[int, Event]] = collections.deque(maxlen=_KEPT)
         self._kept_audio: collections.deque[tuple[int, Event]] = collections.deque(maxlen=_KEPT_AUDIO)
+        self._watched = False  # somebody waits, or reads a stream
         self._waiters: list[_Waiter] = []
         # Weak, so that an iteration that the program has left costs nothing from then on.
         self._streams: tuple[weakref.ref[EventStream], ...] = ()
@@ -132,19 +136,23 @@ class Waiting:
         self._seen.number = self._number
 
     def offer(self, event: Event) -> None:
-        """Remember an event and wake whoever waits for it."""
+        """Remember an event and wake whoever waits for it; for the thread that delivers."""
+        number = self._number + 1
+        if event.__class__ is AudioDelta:
+            self._kept_audio.append((number, event))
+        else:
+            self._kept.append((number, event))
+        self._number = number
+        if self._watched or event.__class__ is Closed:
+            self._wake(number, event)
+
+    def _wake(self, number: int, event: Event) -> None:
         with self._lock:
-            self._number = number = self._number + 1
-            entry = (number, event)
-            if event.__class__ is AudioDelta:
-                self._kept_audio.append(entry)
-            else:
-                self._kept.append(entry)
-                if event.__class__ is Closed:
-                    self._closed = event
+            if event.__class__ is Closed:
+                self._closed = event
             for waiter in self._waiters:
-                if isinstance(event, (waiter.cls, Closed)):
-                    waiter.found.append(entry)
+                if number > waiter.looked and isinstance(event, (waiter.cls, Closed)):
+                    waiter.found.append((number, event))
                     waiter.woken.release()
             streams = self._streams
         for reference in streams:
@@ -176,9 +184,10 @@ class Waiting:
     def feed(self, stream: EventStream, *, look_back: bool = False) -> None:
         """Give a stream the events from now on, or those kept since this thread's mark too."""
         with self._lock:
-            past = [event for _, event in self._since(Event)] if look_back else []
+            self._watched = True
+            kept, stream.first = self._snapshot()
+            past = [event for _, event in self._since(kept, Event)] if look_back else []
             closed = self._closed
-            stream.first = self._number
             for event in past or ([closed] if closed is not None else []):
                 stream.offer(event)
             self._streams += (weakref.ref(stream),)
@@ -187,10 +196,12 @@ class Waiting:
         """Stop feeding a stream."""
         with self._lock:
             self._streams = tuple(kept for kept in self._streams if kept() is not stream)
+            self._watched = bool(self._waiters or self._streams)
 
     def _forget_dead(self) -> None:
         with self._lock:
             self._streams = tuple(kept for kept in self._streams if kept() is not None)
+            self._watched = bool(self._waiters or self._streams)
 
     def wait_for(
         self, cls: type[Event], timeout: float | None, where: Callable[[Event], bool] | None, describe: Callable[[], str]
@@ -202,7 +213,9 @@ class Waiting:
         deadline = None if timeout is None else monotonic() + timeout
         waiter = _Waiter(cls)
         with self._lock:
-            for entry in self._since(cls):
+            self._watched = True  # from here on each event comes by `_wake`, and waits for the lock; those before are looked at
+            kept, waiter.looked = self._snapshot()
+            for entry in self._since(kept, cls):
                 waiter.found.append(entry)
                 waiter.woken.release()
             if self._closed is not None or self._failure is not None:
@@ -213,6 +226,7 @@ class Waiting:
         finally:
             with self._lock:
                 self._waiters.remove(waiter)
+                self._watched = bool(self._waiters or self._streams)
 
     def _look(
         self,
@@ -255,12 +269,12 @@ class Waiting:
         error.__cause__ = closed.error
         return error
 
-    def _since(self, cls: type[Event]) -> list[tuple[int, Event]]:
+    def _snapshot(self) -> tuple[list[tuple[int, Event]], int]:
+        """What is kept, in order, and the number of the newest event; `_lock` is held, and `_watched` set before."""
+        newest = self._number
+        kept = sorted([*self._kept.copy(), *self._kept_audio.copy()], key=lambda entry: entry[0])  # a copy is made in one go
+        return kept, max(newest, kept[-1][0] if kept else 0)
+
+    def _since(self, kept: list[tuple[int, Event]], cls: type[Event]) -> list[tuple[int, Event]]:
         mark = getattr(self._seen, "number", 0)
-        if issubclass(cls, AudioDelta):
-            sources = [self._kept_audio]
-        elif cls is Event:
-            sources = [self._kept, self._kept_audio]
-        else:
-            sources = [self._kept]
-        return sorted((e for s in sources for e in s if e[0] > mark and isinstance(e[1], cls)), key=lambda entry: entry[0])
+        return [entry for entry in kept if entry[0] > mark and isinstance(entry[1], cls)]

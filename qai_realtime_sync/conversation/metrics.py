@@ -10,6 +10,7 @@ from typing import Any, Final
 import attrs
 
 from qai_realtime_sync.events import Event, Reconnected, ResponseDone, TokenUsage, TranscriptDone, Usage
+from qai_realtime_sync.fields import FrozenByFields
 from qai_realtime_sync.turns import Turn
 
 __all__ = ["METERED", "HandlerTime", "Meter", "Metrics", "TurnMetrics", "turn_metrics"]
@@ -17,8 +18,8 @@ __all__ = ["METERED", "HandlerTime", "Meter", "Metrics", "TurnMetrics", "turn_me
 _REMEMBERED = 64
 
 
-@attrs.frozen(kw_only=True)
-class TurnMetrics:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class TurnMetrics(FrozenByFields):
     """How fast one turn was answered, in seconds from the end of the user's speech as the service told it, or of what was typed.
 
     ``None`` = did not happen: no sound, no words, nothing plays here, or nobody had said anything.
@@ -32,8 +33,8 @@ class TurnMetrics:
     interrupted: bool = False
 
 
-@attrs.frozen(kw_only=True)
-class HandlerTime:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class HandlerTime(FrozenByFields):
     """The longest that one handler took, in seconds; ``background`` ones hold up only each other."""
 
     handler: str
@@ -43,8 +44,8 @@ class HandlerTime:
     background: bool = False
 
 
-@attrs.frozen(kw_only=True)
-class Metrics:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Metrics(FrozenByFields):
     """What a conversation took so far; ``client.metrics``.
 
     ``usage`` is that of all answers, ``transcription`` that of the user's transcripts where a service counts them apart; ``cost_ticks``

@@ -13,6 +13,7 @@ import attrs
 from qai_realtime_sync.commands import Command, TruncateItem
 from qai_realtime_sync.config import AudioFormat
 from qai_realtime_sync.events import AudioDelta, Event, PlaybackStopped, ResponseDone
+from qai_realtime_sync.fields import FrozenByFields
 
 __all__ = ["Began", "Playback", "Sink", "Stopped"]
 
@@ -34,7 +35,7 @@ class Sink(Protocol):
     def clear(self) -> object: ...
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class _Piece:
     """The sound of one item: where it begins on the sink's time line, and how long it is so far."""
 
@@ -46,16 +47,16 @@ class _Piece:
     is_of_lost: bool = False  # its connection is gone: it cannot be cut any more, and its ids may come again for something else
 
 
-@attrs.frozen
-class Began:
+@attrs.frozen(eq=False, repr=False)
+class Began(FrozenByFields):
     """An answer's sound will be heard at ``at``; what plays before it ends at ``silent_at``. Seconds of the client's clock."""
 
     at: float
     silent_at: float
 
 
-@attrs.frozen(kw_only=True)
-class Stopped:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Stopped(FrozenByFields):
     """What came of stopping: what to tell, the commands that cut the answer at what was heard, and the answers that are void now."""
 
     event: PlaybackStopped

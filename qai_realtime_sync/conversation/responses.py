@@ -32,7 +32,7 @@ class Responses:
         # Requests whose answer is taken to have begun, by event id, newest last: an error may tell later that it was another's.
         self._assumed: collections.OrderedDict[str, CreateResponse] = collections.OrderedDict()
         self._taken_for = ""  # the one of them that the running answer is taken for
-        self._held: collections.deque[CreateResponse] = collections.deque()
+        self._held: list[CreateResponse] = []
         self._causes: collections.OrderedDict[str, str] = collections.OrderedDict()  # by answer: the event id of its request
         self._first_ids: collections.OrderedDict[str, str] = collections.OrderedDict()  # of requests that were asked once more
         self._requested_first = ""
@@ -85,7 +85,7 @@ class Responses:
     def abandon(self, event_id: str) -> list[Command]:
         """Nobody waits for the answer to this request any more: drop it, or stop its answer, now or when it begins. Others are kept."""
         with self._lock:
-            self._held = collections.deque(c for c in self._held if self._first(c.event_id) != event_id)
+            self._held = [c for c in self._held if self._first(c.event_id) != event_id]
             if self._requested is not None and self._requested_first == event_id:
                 if self._requested_left:
                     self._abandoned.add(event_id)
@@ -187,7 +187,7 @@ class Responses:
                 return [CancelResponse(response_id=event.response_id)]
         elif ours is not None:
             self._note_first(ours)
-            self._held.appendleft(ours)  # an answer that nobody asked for came first: ours comes after it
+            self._held.insert(0, ours)  # an answer that nobody asked for came first: ours comes after it
         return []
 
     def _note_cause(self, response_id: str, event_id: str) -> None:
@@ -214,7 +214,7 @@ class Responses:
         if first in self._abandoned:
             self._abandoned.discard(first)
         else:
-            self._held.appendleft(command)
+            self._held.insert(0, command)
 
     def _assume(self, request: CreateResponse) -> None:
         self._assumed[request.event_id] = request
@@ -263,13 +263,13 @@ class Responses:
         for response_id, cause in self._causes.items():
             if cause == first:
                 self._causes[response_id] = ""
-        self._held.appendleft(request)
+        self._held.insert(0, request)
 
     def _next(self) -> list[Command]:
         if self._active or self._requested is not None or not self._held:
             return []
         # A fresh command: the id of the first try may already be tied to an error.
-        held = self._held.popleft()
+        held = self._held.pop(0)
         asked = self._ask(attrs.evolve(held, event_id=""))
         self._requested_first = self._first(held.event_id)
         return asked

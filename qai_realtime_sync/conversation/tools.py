@@ -31,7 +31,7 @@ def error_output(message: str) -> str:
     return json.dumps({"error": message}, ensure_ascii=False)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Call:
     event: FunctionCall
     started: bool = False
@@ -40,7 +40,7 @@ class _Call:
     unwanted: bool = False
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Round:
     """The calls of one answer: when all are answered and the answer is over, one request follows."""
 
@@ -319,17 +319,20 @@ class ToolPool:
         self._answer = answer
         self._failed = failed
         self._after = after
-        self._work = threading.Condition()  # guards everything below
-        self._queue: collections.deque[tuple[FunctionCall, Tool]] = collections.deque()
+        self._lock = threading.Lock()  # guards everything below
+        self._work: threading.Condition | None = None  # over the lock; made with the first thread
+        self._queue: list[tuple[FunctionCall, Tool]] = []
         self._idle = 0
         self._stopping = False
         self.threads: list[threading.Thread] = []
 
     def run(self, call: FunctionCall, tool: Tool) -> None:
         """Run a tool as soon as a thread is free; never blocks."""
-        with self._work:
+        with self._lock:
             if self._stopping:
                 return
+            if self._work is None:
+                self._work = threading.Condition(self._lock)
             self._queue.append((call, tool))
             self._work.notify()
             alive = [t for t in self.threads if t.is_alive()]
@@ -341,20 +344,22 @@ class ToolPool:
 
     def stop(self) -> None:
         """End the threads once what they run has returned; what waits is not run. Never blocks."""
-        with self._work:
+        with self._lock:
             self._stopping = True
             self._queue.clear()
-            self._work.notify_all()
+            if self._work is not None:
+                self._work.notify_all()
 
     def _serve(self) -> None:
+        assert self._work is not None
         while True:
-            with self._work:
+            with self._lock:
                 self._idle += 1
                 self._work.wait_for(lambda: self._queue or self._stopping)
                 self._idle -= 1
                 if not self._queue:
                     return
-                call, tool = self._queue.popleft()
+                call, tool = self._queue.pop(0)
             if self._wanted(call.call_id):
                 self._run(call, tool)
 

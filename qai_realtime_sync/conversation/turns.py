@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import collections
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -41,7 +40,7 @@ _MOST_EARLY = 64
 _PADDING, _SILENCE = 0.3, 0.5  # what services hold before and after speech if nothing else is said (source: OpenAI reference)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Open:
     """What is still going on in a turn."""
 
@@ -64,7 +63,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards everything below
-        self._turns: collections.deque[_Open] = collections.deque(maxlen=_REMEMBERED)
+        self._turns: list[_Open] = []
         self._by_item: dict[str, _Open] = {}
         self._by_response: dict[str, _Open] = {}
         self._number = 0
@@ -284,7 +283,7 @@ class Turns:
         self._number += 1
         current = _Open(Turn(number=self._number))
         if len(self._turns) == _REMEMBERED:
-            self._forget(self._turns[0])
+            self._forget(self._turns.pop(0))
         self._turns.append(current)
         return current
 

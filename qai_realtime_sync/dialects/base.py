@@ -15,7 +15,7 @@ from qai_realtime_sync.config import RealtimeConfig, RealtimeSession
 from qai_realtime_sync.dialects.cut import WORTHWHILE, cut
 from qai_realtime_sync.dialects.endings import meaning_of
 from qai_realtime_sync.dialects.rows import Decoder, UnreadableError
-from qai_realtime_sync.dialects.wire import dumps, loads
+from qai_realtime_sync.dialects.wire import dumps, loads, loads_usual
 from qai_realtime_sync.errors import ConfigError, UnsupportedCommandError
 from qai_realtime_sync.events import ErrorReceived, Event, Unknown
 from qai_realtime_sync.seam import Ending, Frame, Handshake, Resume, Traits
@@ -34,7 +34,7 @@ class Dialect:
     traits: Traits = Traits()
     decoders: ClassVar[Mapping[str, Decoder]] = {}
     encoders: ClassVar[Mapping[type[Command], Encoder]] = {}
-    sound_key: ClassVar[str] = ""
+    sound_key: ClassVar[bytes] = b""
     """The JSON key, with its quotes, whose value is sound."""
 
     def __init__(self, gateway: bool = False) -> None:
@@ -57,42 +57,38 @@ class Dialect:
 
     def decode(self, frame: Frame | str | bytes | bytearray | memoryview) -> list[Event]:
         """Return the events of one WebSocket message, none, one or several, in order. Never raises."""
-        text: str | None = None
-        if type(frame) is Frame:
-            payload: Any = frame.payload
-            text = frame.string
+        payload: Any = frame
+        if frame.__class__ is Frame:
+            payload = frame.payload
             if not frame.text and self.binary_is_sound():
                 return self.sound(payload)
-        else:
-            payload = frame
-            if type(frame) is not str and self.binary_is_sound():
-                return self.sound(payload)
+        elif frame.__class__ is not str and self.binary_is_sound():
+            return self.sound(payload)
         if len(payload) > WORTHWHILE and self.sound_key and (type(payload) is memoryview or type(payload) is bytes):
-            found = cut(payload, self.sound_key, text)
+            found = cut(payload, self.sound_key, frame.start if type(frame) is Frame else None)
             if found is not None and self.place(*found):
                 return self.understand(found[0])
         try:
-            value = loads(payload if text is None else text)
-        except ValueError as error:
-            return [Unknown(problem=f"not JSON: {error}", raw=_readable(payload))]
+            value = loads_usual(payload)
+        except ValueError:
+            try:
+                value = loads(payload)
+            except ValueError as error:
+                return [Unknown(problem=f"not JSON: {error}", raw=_readable(payload))]
         if type(value) is not dict:
             return [Unknown(problem="JSON, but not an object", raw=value)]
         return self.understand(value)
 
     def understand(self, value: dict[str, Any]) -> list[Event]:
         """Return the events of one JSON object, by its ``type``."""
-        tag = value.get("type")
-        if type(tag) is not str:
-            return [Unknown(raw=value)]
-        decoder = self.decoders.get(tag)
-        if decoder is None:
-            event_id = value.get("event_id")
-            return [Unknown(type=tag, event_id=event_id if type(event_id) is str else "", raw=value)]
+        try:
+            decoder = self.decoders[value["type"]]
+        except (KeyError, TypeError):  # no tag, one that nobody knows, or none that could be one
+            return [_unknown(value, None)]
         try:
             return decoder(self, value)
         except UnreadableError as error:
-            event_id = value.get("event_id")
-            return [Unknown(type=tag, problem=str(error), event_id=event_id if type(event_id) is str else "", raw=value)]
+            return [_unknown(value, str(error))]
 
     def place(self, value: Any, sound: bytes) -> bool:
         """Put sound that was cut out of a message where its decoder reads it; false if it does not belong there."""
@@ -177,6 +173,11 @@ def remember(mapping: dict[_Key, _Value], key: _Key, value: _Value, limit: int =
         mapping.pop(list(mapping)[0], None)  # a copy, and no error if it is gone: another thread may be encoding
 
 
+def _unknown(value: dict[str, Any], problem: str | None) -> Unknown:
+    tag, event_id = value.get("type"), value.get("event_id")
+    if type(tag) is not str:
+        return Unknown(raw=value)
+    return Unknown(type=tag, problem=problem, event_id=event_id if type(event_id) is str else "", raw=value)
 
 
 def _readable(payload: Any) -> str | bytes:

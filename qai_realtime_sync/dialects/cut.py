@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from qai_realtime_sync.audio import b64decode
-from qai_realtime_sync.dialects.wire import loads
+from qai_realtime_sync.dialects.wire import loads_usual
 
 __all__ = ["WORTHWHILE", "cut"]
 
@@ -18,31 +18,34 @@ WORTHWHILE: Final = 2560
 """Bytes of a message from which on the cut is cheaper than the whole parse."""
 
 
-def cut(payload: bytes | memoryview, key: str, text: str | None = None) -> tuple[Any, bytes] | None:
+def cut(payload: bytes | memoryview, key: bytes, at: int | None = None) -> tuple[Any, bytes] | None:
     """Return the message with ``""`` for the base64 text after ``key`` (with its quotes), and the sound; ``None`` if unusual.
 
-    ``text`` is the same message as text, if the caller has it.
+    ``at`` is where a memoryview begins in its ``obj``: bytes or a bytearray, which is then searched in place. What comes out was
+    UTF-8 as a whole: the sound is ASCII by its alphabet, and the parser checks the rest.
     """
+    data: Any
+    if at is None or not isinstance(payload, memoryview):
+        data, at = bytes(payload), 0
+    else:
+        data = payload.obj
+    stop = at + len(payload)
+    start = data.find(key + b':"', at, stop)
+    if start >= 0:
+        start += len(key) + 2
+    else:
+        start = data.find(key + b': "', at, stop) + len(key) + 3
+        if start < at + len(key) + 3:
+            return None
+    end = data.find(b'"', start, stop)
+    if end - start < WORTHWHILE // 2:
+        return None
+    start -= at
+    end -= at
+    rest = b"".join((payload[:start], payload[end:]))
+    if rest.find(b"\\") >= 0 or rest.count(key) > 1:
+        return None
     try:
-        if text is None:
-            text = str(payload, "utf-8")
-        start = text.find(key)
-        if start < 0:
-            return None
-        start += len(key)
-        if text.startswith(':"', start):
-            start += 2
-        elif text.startswith(': "', start):
-            start += 3
-        else:
-            return None
-        end = text.find('"', start)
-        if end - start < WORTHWHILE // 2 or text.find(key, end) >= 0:
-            return None
-        rest = text[:start] + text[end:]
-        if "\\" in rest:
-            return None
-        # In ASCII a character stands where its byte does, and a slice of a view is no copy.
-        return loads(rest), b64decode((payload if text.isascii() else text)[start:end])
+        return loads_usual(rest), b64decode(payload[start:end])
     except ValueError:
         return None

@@ -65,7 +65,7 @@ class ElevenLabs(Dialect):
     )
     decoders = DECODERS
     encoders = ENCODERS
-    sound_key = '"audio_base_64"'
+    sound_key = b'"audio_base_64"'
 
     def __init__(self, gateway: bool = False) -> None:
         super().__init__(gateway)

@@ -68,7 +68,7 @@ class Gemini(Dialect):
     )
     decoders = DECODERS
     encoders = ENCODERS
-    sound_key = '"data"'
+    sound_key = b'"data"'
 
     def __init__(self, gateway: bool = False) -> None:
         super().__init__(gateway)

@@ -40,7 +40,7 @@ class OpenAI(Dialect):
     )
     decoders = with_underscores(DECODERS)
     encoders = ENCODERS
-    sound_key = '"delta"'
+    sound_key = b'"delta"'
 
     def __init__(self, gateway: bool = False) -> None:
         super().__init__(gateway)
@@ -53,6 +53,7 @@ class OpenAI(Dialect):
         self.told_calls: dict[str, None] = {}  # call ids, in order
         self.running: dict[str, bool] = {}  # response id -> the user spoke during it
         self.spellings: dict[tuple[str, str, str], str] = {}  # ids of a text part -> which of its two names came first
+        self.latest_part: tuple[Any, ...] = ()  # the ids and the name of the text that came last
 
     # -- opening ---------------------------------------------------------------------------------------------------------
 
@@ -128,6 +129,7 @@ class OpenAI(Dialect):
 
     def forget(self, response_id: str) -> None:
         """Drop what was kept for a response that is done."""
+        self.latest_part = ()
         for key in [key for key in self.spellings if key[0] == response_id]:
             del self.spellings[key]
 

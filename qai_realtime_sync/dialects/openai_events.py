@@ -377,14 +377,18 @@ def once(spelling: str, plain: Decoder) -> Decoder:
 
     @gives(*getattr(plain, "events"))  # noqa: B009 - a plain attribute would not type-check
     def first_name_only(dialect: OpenAI, value: Value) -> list[Event]:
-        response_id, item_id = value.get("response_id"), value.get("item_id")
-        if type(response_id) is str and type(item_id) is str:
-            key = (response_id, item_id, str(value.get("content_index")))
-            seen = dialect.spellings.get(key)
-            if seen is None:
-                remember(dialect.spellings, key, spelling)
-            elif seen != spelling:
-                return []
+        get = value.get
+        part = (get("response_id"), get("item_id"), get("content_index"), spelling)
+        if part != dialect.latest_part:  # nearly always more of the same part comes
+            response_id, item_id, content_index, _ = part
+            if type(response_id) is str and type(item_id) is str:
+                key = (response_id, item_id, str(content_index))
+                seen = dialect.spellings.get(key)
+                if seen is None:
+                    remember(dialect.spellings, key, spelling)
+                elif seen != spelling:
+                    return []
+                dialect.latest_part = part
         return plain(dialect, value)
 
     decoder: Decoder = first_name_only

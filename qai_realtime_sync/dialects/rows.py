@@ -139,7 +139,7 @@ def essential(*path: str) -> Reader:
 
 def sound(*path: str) -> Reader:
     """Base64 as bytes; essential, and taken out of ``raw``."""
-    return Reader("read_sound({get}, {path!r})", path, {"read_sound": read_sound}, drop=True)
+    return Reader("(v if type(v := {get}) is bytes else read_sound(v, {path!r}))", path, {"read_sound": read_sound}, drop=True)
 
 
 def whole(*path: str, default: int | None = 0) -> Reader:

@@ -18,7 +18,7 @@ try:
 except ImportError:  # the extra "fast" is not installed
     orjson = None  # type: ignore[assignment]
 
-__all__ = ["dumps", "dumps_plain", "loads", "loads_plain"]
+__all__ = ["dumps", "dumps_plain", "loads", "loads_plain", "loads_usual"]
 
 Data: TypeAlias = "str | bytes | bytearray | memoryview"
 
@@ -122,6 +122,9 @@ def _dumps_fast(value: Any) -> bytes:
 
 loads: Callable[[Data], Any] = _loads_fast if orjson is not None else loads_plain
 """Read JSON: text, bytes or a memoryview. Raises: `ValueError` for anything that is not JSON."""
+
+loads_usual: Callable[[Data], Any] = orjson.loads if orjson is not None else loads_plain
+"""As `loads`, by its first reader alone and without the detour: refuses the little more that `loads` can read. Raises: `ValueError`."""
 
 dumps: Callable[[Any], bytes] = _dumps_fast if orjson is not None else dumps_plain
 """Write compact UTF-8 JSON. Raises: `ValueError` for what JSON cannot say."""

@@ -8,7 +8,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from time import monotonic
+from typing import Any, Final
 
 import attrs
 
@@ -58,6 +59,8 @@ class Connection:
         """When the last byte arrived, on the monotonic clock."""
         self.last_pong: float | None = None
         """When the last pong arrived, on the monotonic clock; ``None`` = none yet."""
+        self.is_listening = True
+        """False as soon as this side closes, and once the connection is over."""
         self._stream = stream
         self._parser = parser
         self._wake = wake
@@ -81,19 +84,50 @@ class Connection:
 
         Raises: `ConnectionClosedError` once the connection is over, and again on every later call.
         """
+        frame: Frame = self._receive(self._parser.next)
+        return frame
+
+    def recv_all(self) -> list[Frame]:
+        """Wait for messages and return those that have arrived, in order: at least one, some dozens at most.
+
+        For who reads much: one call, and one look at what else is due, for many messages. Their payloads are valid until the next
+        call. Between two of them ask `is_listening`: after a `close` or `abort` the rest is not for anybody. That a text is UTF-8
+        is checked by `check`, which must be given each one that was not read successfully by a strict parser.
+
+        Raises: as `recv`.
+        """
+        frames: list[Frame] = self._receive(self._parser.burst)
+        return frames
+
+    def check(self, frame: Frame) -> None:
+        """End the connection with 1007 if a text message that `recv_all` returned is not UTF-8.
+
+        For the thread that reads. Raises: `ConnectionClosedError` then.
+        """
+        if not frame.text:
+            return
+        try:
+            frames.check_text(frame.payload)
+        except FrameError as error:
+            self._violated(error)
+            self._dispose()
+            assert self._ending is not None
+            raise self._ending.error() from None
+
+    def _receive(self, take: Callable[[], Any]) -> Any:
+        """Return what ``take`` finds in the parser, reading until it finds messages."""
         reading = self._reading
         if not reading.acquire(False):
             reading.acquire()  # `close` reads in our place; or a second reader, which the first one's traffic feeds as well
         try:
             while self._ending is None:
-                incoming = self._parser.next()
-                if incoming.__class__ is Frame:
-                    if self._closing is None:
-                        return incoming
-                elif incoming is not None:
-                    self._react(incoming)  # type: ignore[arg-type]
-                else:
+                found = take()
+                if found is None:
                     self._read(None)
+                elif found.__class__ is not list and found.__class__ is not Frame:
+                    self._react(found)
+                elif self._closing is None:
+                    return found
         except FrameError as error:
             self._violated(error)
         finally:
@@ -119,7 +153,7 @@ class Connection:
             self._lost(None)
             return
         self._parser.wrote(count)
-        self.last_received = time.monotonic()
+        self.last_received = monotonic()
         if self._stream.pending:
             self._call_wake()
 
@@ -351,6 +385,7 @@ class Connection:
     def _queue_close(self, close: Close) -> None:
         """Put a close frame before everything that waits, and drop that. `_lock` is held."""
         self._closing = close
+        self.is_listening = False
         self._lanes.put_close(frames.encode(frames.CLOSE, frames.close_payload(close.code, close.reason)))
 
     def _push_close(self, deadline: float) -> None:
@@ -385,6 +420,7 @@ class Connection:
             if self._ending is not None:
                 return
             self._ending = ending
+            self.is_listening = False
             self._lanes.drop()
             if self._lanes.close_sent and self._broken is None:
                 self._stream.farewell()

@@ -30,6 +30,7 @@ __all__ = [
     "Parser",
     "Ping",
     "Pong",
+    "check_text",
     "close_payload",
     "encode",
     "mask",
@@ -54,13 +55,14 @@ _WHOLE_BINARY: Final = _FIN | BINARY
 _RESERVED = 0x70
 _MASKED = 0x80
 _CONTROL_LIMIT = 125
-_SPECIAL = 1 << 64  # stands for a length that the fast path leaves to the careful one
 _NOT_UTF8 = "a text message is not UTF-8"
 
 _START = 8 * 1024  # every kept KiB counts once per connection
 _KEPT = 64 * 1024  # a buffer above this is given back as soon as it is empty
 _STEP = 256 * 1024  # how far memory runs ahead of what has arrived of a big frame
 _LATER = -1
+_HEADER: Final = struct.Struct("!BBH").unpack_from  # the first two bytes, and the length of a frame with more than 125
+_BURST = 32  # messages taken at once: the first one must not wait for many others
 _CHECKED_AT_ONCE = 64 * 1024  # UTF-8 of a big message is checked in pieces, so that its text never exists as a whole
 
 
@@ -146,6 +148,9 @@ class Parser:
         """Where to write the next bytes that arrive: never empty. What was handed out before is overwritten."""
         rest = self._end - self._position
         capacity = len(self._buffer)
+        if not rest and not self._filled and capacity <= _KEPT:  # as nearly always: everything was taken, and fits
+            self._position = self._end = self._needed = 0
+            return self._view
         wanted = self._capacity(capacity, rest)
         if wanted != capacity:
             self._move(wanted)
@@ -204,37 +209,79 @@ class Parser:
 
         Raises: `FrameError` as soon as what has arrived cannot become valid any more.
         """
+        taken = self._usual(1)
+        if not taken:
+            return self._careful()
+        if taken[0].text:
+            check_text(taken[0].payload)
+        return taken[0]
+
+    def burst(self) -> list[Frame] | Incoming | None:
+        """Take the complete messages that have arrived, some dozens at most, without looking into them; else as `next`.
+
+        That their text is UTF-8 is **not** checked. Whoever reads it as JSON learns it by the way; what is read otherwise, or not at
+        all, must be given to `check_text`. Raises: `FrameError`, as `next` does.
+        """
+        if self._position == self._end:
+            self._needed = 0
+            return None
+        taken = self._usual(_BURST)
+        if taken:
+            return taken
+        incoming = self._careful()
+        return [incoming] if type(incoming) is Frame else incoming
+
+    def _usual(self, count: int) -> list[Frame]:
+        """Take up to ``count`` whole messages of less than 64 KiB that are all there: nearly every frame, so this is written for speed.
+
+        It stops where anything is unusual, and leaves that to `_careful`.
+        """
+        taken: list[Frame] = []
+        if self._fragments:
+            return taken
+        buffer, view, end, most = self._buffer, self._view, self._end, self._max_size
+        position, later = self._position, 0
+        new = Frame.__new__
+        while position + 4 <= end and len(taken) < count:
+            first, length, longer = _HEADER(buffer, position)
+            if length == 126 <= longer:
+                start, length = position + 4, longer
+            elif length < 126:
+                start = position + 2
+            else:
+                break  # longer, masked, or not written in the shortest form
+            stop = start + length
+            if stop > end or length > most:
+                if self._filled and first == _WHOLE_TEXT and length <= most:
+                    later = stop - position
+                break
+            if first == _WHOLE_TEXT:
+                frame = new(Frame)  # filled slot by slot: a constructor costs as much as all the rest of this loop
+                frame.payload, frame.text, frame.start = view[start:stop], True, start
+            elif first == _WHOLE_BINARY:
+                frame = Frame(view[start:stop], False, start)
+            else:
+                break
+            taken.append(frame)
+            position = stop
+        if taken:
+            self._position = position
+            self._checked = 0
+        if later:  # the rest of this text has arrived too, only the buffer was full: one check of the whole will do
+            self._needed = later
+            self._checked = _LATER
+        return taken
+
+    def _careful(self) -> Incoming | None:
+        """As `next`, whatever comes."""
         while True:
             position = self._position
             have = self._end - position
             if have < 2:
                 self._needed = 0
                 return None
-            # Nearly every frame is a whole message of less than 64 KiB that is all there; only this case is written for speed.
-            buffer = self._buffer
-            first, length = buffer[position], buffer[position + 1]
-            if first in (_WHOLE_TEXT, _WHOLE_BINARY) and not self._fragments and self._checked <= 0:
-                start = position + 2
-                if length == 126 and have >= 4:
-                    start = position + 4
-                    length = buffer[position + 2] << 8 | buffer[position + 3]
-                    if length < 126:
-                        length = _SPECIAL  # not the shortest form
-                elif length > 125:
-                    length = _SPECIAL
-                stop = start + length
-                if stop <= self._end and length <= self._max_size:
-                    view = self._view[start:stop]
-                    if first == _WHOLE_BINARY:
-                        self._position = stop
-                        return Frame(view, False)
-                    try:
-                        text = str(view, "utf-8")
-                    except UnicodeDecodeError:
-                        raise FrameError(NOT_UTF8, _NOT_UTF8) from None
-                    self._position = stop
-                    self._checked = 0
-                    return Frame(view, True, text)
+            if self._checked == _LATER and have < self._needed:
+                return None
             complete, incoming = self._take(position, have)
             if incoming is not None or not complete:
                 return incoming
@@ -251,9 +298,7 @@ class Parser:
             self._check_data(first, length)
         if stop > self._end:
             self._needed = header + length
-            if first == _WHOLE_TEXT and self._filled and not self._checked and length <= _KEPT:
-                self._checked = _LATER  # the rest has arrived too, only the buffer was full: one check of the whole will do
-            elif first & 0x0F == TEXT:
+            if first & 0x0F == TEXT:
                 self._check_utf8(self._view[start : self._end], final=False)
             return False, None
         self._position = stop
@@ -262,7 +307,7 @@ class Parser:
         if first == _WHOLE_TEXT:
             self._check_utf8(self._view[start:stop], final=True)
         if first & _FIN and first & 0x0F:
-            return True, Frame(self._view[start:stop], first == _WHOLE_TEXT)
+            return True, Frame(self._view[start:stop], first == _WHOLE_TEXT, start)
         return True, self._fragment(first, start, stop)
 
     def _header(self, first: int, length: int, position: int, have: int) -> tuple[int, int]:
@@ -364,6 +409,14 @@ def _read_close(payload: bytes) -> Close:
 def sendable_close_code(code: int) -> bool:
     """True for a code that may stand in a close frame (source: RFC 6455, 7.4, and the IANA registry of close codes)."""
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
+def check_text(payload: bytes | memoryview) -> None:
+    """Check the text of a message that was taken in a burst. Raises: `FrameError` if it is not UTF-8."""
+    try:
+        str(payload, "utf-8")
+    except UnicodeDecodeError:
+        raise FrameError(NOT_UTF8, _NOT_UTF8) from None
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------------

@@ -95,6 +95,8 @@ class PlainStream:
 
     __slots__ = ("_raw", "lock")
 
+    pending = 0  # what `write` took is in the kernel
+
     def __init__(self, sock: socket.socket) -> None:
         self._raw = RawSocket(sock)
         self.lock = threading.Lock()
@@ -103,15 +105,12 @@ class PlainStream:
     def sock(self) -> socket.socket:
         return self._raw.sock
 
-    @property
-    def pending(self) -> int:
-        return 0
-
     def settle(self) -> None:
         self._raw.settle()
 
     def read(self, room: memoryview, wait: Wait | None = None) -> int:
-        return self._raw.read(room, wait)
+        raw = self._raw
+        return raw.read(room, wait) if raw._polls or wait is not None else raw.sock.recv_into(room)
 
     def write(self, data: bytes | memoryview) -> int:
         return self._raw.send(data)

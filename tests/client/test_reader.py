@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Callable
@@ -222,6 +223,43 @@ def test_an_answer_that_the_loss_cut_off_has_failed() -> None:
         peer.talk().expect("response.create")
 
 
+def test_a_question_whose_tool_runs_during_the_loss_has_failed() -> None:
+    """The answer after the tool will never come: ``ask`` says so at once, instead of waiting for its timeout."""
+    go = threading.Event()
+    with service() as peer:
+        client = peer.client(without_resumption(), reconnect=QUICK)
+
+        @client.tool
+        def slow() -> str:
+            """Take a while."""
+            go.wait(10.0)
+            return "done"
+
+        client.connect()
+        talk = peer.talk()
+        failed: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                client.ask("hello", 30.0)
+            except Exception as error:
+                failed.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        talk.expect("response.create")
+        talk.created("r1")
+        talk.call("r1", "c1", "slow")
+        talk.done("r1")
+        client.wait_for(ResponseDone, 5.0)
+        talk.drop()
+        asking.join(5.0)
+        go.set()
+        client.close()
+        assert isinstance(failed[0], ApiError)
+        assert failed[0].code == "connection_lost"
+
+
 def test_a_resumable_conversation_goes_on_with_its_handle() -> None:
     """The default asks for resumption where the service has it: the conversation's id goes into the address, history is not told."""
     with service() as peer, peer.client(reconnect=QUICK) as client:
@@ -433,3 +471,23 @@ def test_many_losses_leave_nothing() -> None:
             client.wait_for(Reconnected, 5.0)
         assert {t.name for t in threading.enumerate() if t.name.startswith("qai-")} <= threads | {"qai-lane"}
         assert client.outbox.waiting == 0
+
+
+def test_what_came_together_with_the_last_wanted_event_is_not_told() -> None:
+    """A handler that aborts ends the conversation at that event, also if others had arrived in the same packet."""
+    with service() as peer:
+        client = peer.client(reconnect=False)
+        heard: list[str] = []
+
+        @client.on(TranscriptDone)
+        def last(event: TranscriptDone) -> None:
+            heard.append(event.transcript)
+            if event.transcript == "7":
+                client.abort()
+
+        client.connect()
+        kind = "response.output_audio_transcript.done"
+        said = [{"type": kind, "response_id": "r", "item_id": f"i{n}", "content_index": 0, "transcript": str(n)} for n in range(20)]
+        peer.talk().raw(b"".join(frame(1, json.dumps(event).encode()) for event in said))
+        client.wait(10.0)
+    assert heard == [str(n) for n in range(8)]

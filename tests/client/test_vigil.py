@@ -120,6 +120,36 @@ def test_a_service_that_is_only_quiet_is_not_called_silent() -> None:
             client.wait_for("service_silent", 0.5)
 
 
+def test_a_conversation_in_which_nobody_speaks_wakes_nobody_between_pings() -> None:
+    """Its sender does not look at the clock once within half a ping interval."""
+    looks: list[str] = []
+
+    def clock() -> float:
+        looks.append(threading.current_thread().name)
+        return time.monotonic()
+
+    with service() as peer, peer.client(ping_interval=4.0, clock=clock) as client:
+        peer.talk()
+        with pytest.raises(TimeoutError):
+            client.wait_for("closed", 0.2)  # the sender puts what it did while the conversation opened behind it
+        looks.clear()
+        with pytest.raises(TimeoutError):
+            client.wait_for("closed", 1.5)
+        assert "qai-sender" not in looks
+
+
+def test_a_dead_peer_is_noticed_soon_once_something_is_sent() -> None:
+    """After a silence the first thing that goes up is followed by a question, long before the next ping is due."""
+    with service(silent) as peer, peer.client(ping_interval=10.0, pong_timeout=0.2, reconnect=False) as client:
+        peer.talk()
+        with pytest.raises(TimeoutError):
+            client.wait_for("closed", 1.5)
+        started = time.monotonic()
+        client.send_audio(bytes(960))
+        assert client.wait(9.0).meaning == "lost"
+        assert time.monotonic() - started < 6.0
+
+
 @pytest.mark.parametrize("benign", [True, False])
 def test_an_error_after_readiness_ends_nothing(benign: bool) -> None:
     """Only before readiness an error can mean that it will never come."""

@@ -281,3 +281,35 @@ def test_nobody_waits_longer_than_a_second_at_once() -> None:
     given = []
     assert not in_slices(given.append, 0)
     assert given == [0.0], "with no time to wait it looks once"
+
+
+def test_nothing_is_missed_and_nothing_comes_twice_while_events_fly_by() -> None:
+    """Threads that begin to wait, and streams that begin to be read, in the middle of a flood see each later event once, in order."""
+    waiting, count = Waiting(), 3_000
+    go = threading.Semaphore(0)
+
+    def follow() -> list[int]:
+        seen = []
+        while not seen or seen[-1] < count:
+            seen.append(wait(waiting, timeout=20.0).ping_id)  # type: ignore[attr-defined]
+            go.release()
+        return seen
+
+    def stream() -> list[int]:
+        return [event.ping_id for event in waiting.stream(count, look_back=True) if isinstance(event, Ping)]
+
+    followers = [Other(follow) for _ in range(2)]
+    streams = []
+    for n in range(1, count + 1):
+        waiting.offer(number(n))
+        if n % 1000 == 500:
+            streams.append(Other(stream))
+        if n % 50 == 0:
+            for _ in range(100):  # no follower may fall behind what is kept
+                assert go.acquire(timeout=20.0)
+    waiting.offer(Closed())
+    for follower in followers:
+        assert follower.end() == list(range(1, count + 1))
+    for one in streams:
+        seen = one.end()
+        assert seen == list(range(seen[0], count + 1))

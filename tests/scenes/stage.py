@@ -76,10 +76,11 @@ class _Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
-    def recv(self) -> Frame:
-        frame: Frame = self._connection.recv()
-        self._wire.note(frame.payload)
-        return frame
+    def recv_all(self) -> list[Frame]:
+        frames: list[Frame] = self._connection.recv_all()
+        for frame in frames:
+            self._wire.note(frame.payload)
+        return frames
 
     def try_send(self, frame: Frame) -> bool:
         done: bool = self._connection.try_send(frame)
