@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from qai_realtime_sync.commands import CancelResponse
@@ -53,15 +54,17 @@ def _spoke_long_enough(call: Call, certain: float) -> None:
         call.speech_timer = call.sender.after(_LOOK_AGAIN, lambda: _spoke_long_enough(call, certain))
         return
     call.speech_timer = None
-    for event in stop_playing(call, "barge_in"):
-        call.announce(event)
+    stop_playing(call, "barge_in", call.announce)
 
 
-def stop_playing(call: Call, reason: Literal["barge_in", "interrupt"]) -> list[Event]:
+def stop_playing(
+    call: Call, reason: Literal["barge_in", "interrupt"], announce: Callable[[Event], None] | None = None
+) -> list[Event]:
     """Silence the sink, cancel the answer if it still grows, and cut it at what was heard. Returns what to tell.
 
-    The order matters: the ears first, then the wire. The service may have cancelled by itself; the error that answers our cancel then is
-    not told.
+    The order matters: the ears first, then the wire. What happens on another thread than the reader is told in between, by ``announce``:
+    the service's answer to the cancel may be faster than this thread. The service may have cancelled by itself; the error that
+    answers our cancel then is not told.
     """
     stopped = call.playback.stop(reason) if call.playback is not None else None
     if stopped is None:
@@ -72,23 +75,24 @@ def stop_playing(call: Call, reason: Literal["barge_in", "interrupt"]) -> list[E
     if timer is not None:
         timer.cancel()  # it was set for the end of what is not played any more
     call.make_void(stopped.void)
+    if announce is not None:
+        announce(stopped.event)
     active = call.responses.active
     if active and active in stopped.void:
         _cancel(call, active)
     if call.dialect is not None:
         unsupported = call.dialect.traits.unsupported
         call.submit_quietly(cut for cut in stopped.cuts if type(cut) not in unsupported)
-    return [stopped.event]
+    return [stopped.event] if announce is None else []
 
 
-def interrupt(call: Call) -> list[Event]:
+def interrupt(call: Call) -> None:
     """Stop what plays and what is being made, on the program's word."""
     active = call.responses.active
-    told = stop_playing(call, "interrupt")
+    stop_playing(call, "interrupt", call.announce)
     if active and active not in call.void:
         call.make_void([active])
         _cancel(call, active)
-    return told
 
 
 def watch_playback(call: Call) -> None:

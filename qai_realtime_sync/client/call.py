@@ -75,6 +75,7 @@ class Call:
         self.wake_backoff = Latch()
         self.connect_error: BaseException | None = None
         self.handler_error: Exception | None = None  # of the handler that ended the conversation
+        self._sink_error: BaseException | None = None  # that was told
         self.session_id = ""
         self.frames = 0  # messages that came, for the vigil
         self.expires_at: float | None = None  # unix seconds, as the service said
@@ -292,7 +293,9 @@ class Call:
 
     def sink_failed(self, event: Event, error: BaseException) -> None:
         """Report that what `play_to` was given raised."""
-        log.error("the sink of play_to failed", exc_info=error)
+        if error is not self._sink_error:  # a lost loudspeaker raises the same for every piece of an answer
+            self._sink_error = error
+            log.error("the sink of play_to failed", exc_info=error)
         if not isinstance(error, Exception):  # the program means to end
             self.waiting.fail(error)
             if self.request_close(1000, ""):

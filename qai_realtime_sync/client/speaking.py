@@ -253,8 +253,7 @@ class Speaking:
         """Stop what plays and what is being made, and tell the service what was heard; does what it can on every service."""
         call = self._call
         call.check_process()
-        for event in barge_in.interrupt(call):
-            call.announce(event)
+        barge_in.interrupt(call)
 
     def send_function_result(
         self, call_id: str, output: Any, *, name: str = "", is_error: bool = False, respond: bool = True

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import attrs
 
-from qai_realtime_sync.commands import Command, SendFunctionResult, SendText
+from qai_realtime_sync.commands import Command, CreateResponse, SendFunctionResult, SendText
 from qai_realtime_sync.config import TurnDetection
 from qai_realtime_sync.events import (
     AudioDelta,
@@ -73,6 +73,8 @@ class Turns:
         self._runs: list[tuple[float, float]] = []  # the user's sound that was recorded: its seconds, and when each began
         self._spoken = 0.0
         self._early: dict[str, tuple[str, float]] = {}  # results whose call is not known yet
+        self._apart: list[dict[str, str]] = []  # the metadata of requests out of band, by which their answers are known
+        self._beside: list[str] = []  # these answers; nobody said them to the user
         self._padding, self._silence = _PADDING, _SILENCE  # seconds that the service counts before and after the user's speech
 
     def snapshot(self) -> list[Turn]:
@@ -105,6 +107,8 @@ class Turns:
                     self._early[command.call_id] = (command.output, at)
                     if len(self._early) > _MOST_EARLY:
                         del self._early[next(iter(self._early))]
+            elif isinstance(command, CreateResponse) and command.out_of_band and command.metadata:
+                self._apart = [*self._apart[-_MOST_EARLY:], command.metadata]
 
     def told(self, event: Event, at: float) -> TurnDone | None:
         """Follow the service; return what to tell when an exchange is over."""
@@ -112,6 +116,8 @@ class Turns:
         if row is None:
             return None
         with self._lock:
+            if self._beside and getattr(event, "response_id", "") in self._beside:
+                return None
             done = row(self, event, at)
             return None if done is None else TurnDone(turn=done.turn)
 
@@ -224,6 +230,9 @@ class Turns:
         self.noted[type(event)] = event.response_id
 
     def _created(self, event: ResponseCreated, at: float) -> None:
+        if event.metadata and event.metadata in self._apart:
+            self._beside = [*self._beside[-_MOST_EARLY:], event.response_id]
+            return
         self._for_answer(event.response_id).running.add(event.response_id)
 
     def _called(self, event: FunctionCall, at: float) -> None:
@@ -355,7 +364,7 @@ _ROWS: dict[type[Event], Callable[[Turns, Any, float], _Open | None]] = {
     ResponseDone: Turns._done,
 }
 
-NOTED_BEFORE: Final = (SendText, SendFunctionResult)
+NOTED_BEFORE: Final = (SendText, SendFunctionResult, CreateResponse)
 """The commands that `Turns.sent` is told of before they leave."""
 
 FOLLOWED: Final = frozenset(_ROWS)

@@ -415,3 +415,26 @@ def test_sound_reaches_the_sink_before_any_handler() -> None:
         speak(talk, ms=10)
         sync(talk, client)
         assert seen == [10 * MS]
+
+
+def test_the_stop_is_told_before_what_the_service_answers() -> None:
+    """However fast the service ends the cancelled answer, `playback_stopped` comes before `turn_done`."""
+    with service() as peer:
+        client = peer.client()
+        client.play_to(Speaker())
+        told: list[str] = []
+        client.on("playback_stopped", lambda event: told.append("stopped"))
+        client.on("turn_done", lambda event: told.append("done"))
+        with client:
+            talk = peer.talk()
+            for number in range(20):
+                response = f"r{number}"
+                speak(talk, response, f"i{number}")
+                sync(talk, client)
+                interrupting = threading.Thread(target=client.interrupt)
+                interrupting.start()
+                talk.expect("response.cancel")
+                talk.done(response, "cancelled")
+                interrupting.join(10.0)
+                sync(talk, client)
+    assert told == ["stopped", "done"] * 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qai_realtime_sync.commands import Command, CommitAudio, SendFunctionResult, SendText
+from qai_realtime_sync.commands import Command, CommitAudio, CreateResponse, SendFunctionResult, SendText
 from qai_realtime_sync.conversation.turns import Turns
 from qai_realtime_sync.events import (
     AudioDelta,
@@ -145,6 +145,24 @@ def test_a_greeting_is_a_turn_without_a_user() -> None:
     """The assistant may begin."""
     turns, told = play(created(), said("Welcome"), done())
     assert texts(turns) == [("", "Welcome")]
+    assert len(told) == 1
+
+
+def test_an_answer_out_of_band_is_no_part_of_the_conversation() -> None:
+    """What the program asked for beside the conversation nobody said to the user; the answer around it is one."""
+    aside = CreateResponse(out_of_band=True, metadata={"for": "form"})
+    turns, told = play(
+        SendText(text="Hello."),
+        created("r1"),
+        aside,
+        ResponseCreated(response_id="r2", metadata={"for": "form"}),
+        said("A form.", "r2", "a2"),
+        done("r2"),
+        said("Good day.", "r1", "a1"),
+        done("r1"),
+    )
+    (turn,) = turns.snapshot()
+    assert (turn.user, turn.assistant, turn.response_ids) == ("Hello.", "Good day.", ["r1"])
     assert len(told) == 1
 
 
