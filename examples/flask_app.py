@@ -13,16 +13,18 @@ import contextlib
 import pathlib
 import queue
 import threading
+from urllib.parse import urlsplit
 
 import flask
 from flask_sock import Sock
 from simple_websocket import ConnectionClosed, Server
 from werkzeug.serving import make_server
 
-from qai_realtime_sync import NotConnectedError, RealtimeConfig, RealtimeError
+from qai_realtime_sync import NotConnectedError, RealtimeConfig, RealtimeError, install_signal_handlers
 from qai_realtime_sync.contrib.flask import Realtime
 
 PAGE = pathlib.Path(__file__).with_suffix(".html")
+PATIENCE = 20  # seconds without any sound of the microphone, after which the browser is gone and the conversation need not be paid for
 realtime = Realtime()
 sock = Sock()
 site = flask.Blueprint("site", __name__)
@@ -35,6 +37,7 @@ class Loudspeaker:
         self.played_ms = 0.0  # the page says it
         self._ws = ws
         self._queue: queue.SimpleQueue[bytes | str | None] = queue.SimpleQueue()
+        self._stopped = False
 
     def write(self, audio: bytes) -> None:
         """Play this behind what still plays."""
@@ -50,12 +53,21 @@ class Loudspeaker:
     def run(self) -> None:
         """Send until `stop`, in a thread of its own."""
         with contextlib.suppress(ConnectionClosed, OSError):
-            for message in iter(self._queue.get, None):
+            while (message := self._queue.get()) is not None and not self._stopped:
                 self._ws.send(message)
 
     def stop(self) -> None:
         """End the thread."""
+        self._stopped = True  # for `clear` may take away what wakes it, but puts something in its place
         self._queue.put(None)
+
+
+@site.before_request
+def only_our_page() -> None:
+    """A browser lets every page open a WebSocket to any site: without this, others would talk at your expense."""
+    origin = flask.request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != flask.request.host:
+        flask.abort(403, "not from this page")
 
 
 @site.get("/")
@@ -80,8 +92,10 @@ def talk(ws: Server) -> None:
             sender = threading.Thread(target=loudspeaker.run, name="loudspeaker", daemon=True)
             sender.start()
             try:
-                while not over.is_set():
+                silence = 0
+                while not over.is_set() and silence < PATIENCE:
                     message = ws.receive(timeout=1.0)
+                    silence = 0 if message is not None else silence + 1
                     if isinstance(message, bytes):
                         with contextlib.suppress(NotConnectedError):  # the service has hung up just now
                             client.send_audio(message)
@@ -116,6 +130,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=5000, help="0 for any free one")
     parser.add_argument("--light", action="store_true", help="the local server answers in tones; starts faster")
     arguments = parser.parse_args()
+    install_signal_handlers()  # SIGTERM ends the conversations, and their bills
 
     with contextlib.ExitStack() as stack:
         url, key = arguments.url, None

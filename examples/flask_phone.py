@@ -22,7 +22,7 @@ from flask import Flask, Response, abort, request
 from flask_sock import Sock
 from werkzeug.serving import make_server
 
-from qai_realtime_sync import RealtimeClient, RealtimeConfig
+from qai_realtime_sync import RealtimeClient, RealtimeConfig, install_signal_handlers
 from qai_realtime_sync.contrib.twilio import CallStart, Socket, bridge, is_from_twilio, stream_twiml
 
 QUESTION = "What can you do for me this morning?"
@@ -40,7 +40,7 @@ def create_app(url: str | None, key: str | None) -> Flask:
 
     @app.before_request
     def only_twilio() -> None:
-        address = public(request.path, "ws" if request.path == "/media" else "http")
+        address = public(request.full_path.rstrip("?"), "ws" if request.path == "/media" else "http")
         if auth_token and not is_from_twilio(auth_token, address, request.headers.get("X-Twilio-Signature"), request.form):
             abort(403)
 
@@ -86,6 +86,7 @@ def call(address: str, light: bool) -> None:
     """Ring, listen to the greeting, ask the question, and listen to the answer."""
     from qai_realtime_sync.testing.telephone import FakeCaller
 
+    print(f"calling {address}/voice: a greeting, a question, an answer, in their own time")
     with FakeCaller.ring(f"{address}/voice", auth_token=os.environ.get("TWILIO_AUTH_TOKEN", "")) as caller:
         caller.wait_for_sound()
         caller.wait_for_silence(0.5)
@@ -122,6 +123,7 @@ def main() -> None:
     if arguments.url and not os.environ.get("QAI_API_KEY"):
         sys.exit("no API key was given: set QAI_API_KEY")  # now, not when somebody calls
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    install_signal_handlers()  # SIGTERM ends the calls, and their bills
 
     with contextlib.ExitStack() as stack:
         url, key = arguments.url, None

@@ -129,7 +129,7 @@ def event_stream(
         _log.warning("an event stream lasts as long as its conversation, and %s", problem)
     journal, after = sse.journal_of(client), sse.last_seen(flask.request.headers.get("Last-Event-ID"))
     stream = sse.follow(journal, after=after, events=events, audio=audio, heartbeat=heartbeat)
-    if after and not journal.has_more(after):
+    if not journal.has_more(after):
         return flask.Response(status=204)  # tells a browser not to come back
     response = flask.Response(stream, mimetype="text/event-stream", headers=sse.HEADERS)
     if _release(client):

@@ -129,7 +129,7 @@ def follow(
 
     Each event is one message, its JSON-lines spelling, with its number as the id. ``events``: names; ``None`` stands for `FOR_A_PAGE`,
     without those of their fields that are not for everybody; ``"all"`` for all of them. ``audio``: sound as base64 instead of its length,
-    for who watches live; what was missed is told by its length. After ``heartbeat`` seconds of silence an empty comment is sent: so
+    for who watches live; what was missed is told by its length. After ``heartbeat`` seconds of silence a comment is sent: so
     proxies keep the connection, and a server notices that the browser has gone. A watcher that was away for more than a thousand events
     gets an event of the type ``missed`` with how many it lost.
 
@@ -153,6 +153,7 @@ def _follow(
         while True:
             found = journal.after(number, max(0.0, said + heartbeat - monotonic()))
             if found is None:
+                yield b"id: %d\n\n" % number  # tells nothing, but a browser that was told nothing comes back with it, and learns of the end
                 return
             if found and found[0][0] > number + 1:
                 yield b"event: missed\ndata: %d\n\n" % (found[0][0] - number - 1)
@@ -164,7 +165,7 @@ def _follow(
                     yield b"id: %d\ndata: %b\n\n" % (number, data)
                     said = monotonic()
             if monotonic() >= said + heartbeat:
-                yield b":\n\n"
+                yield b":\nid: %d\n\n" % number  # what was passed over is not missed by a browser that comes back
                 said = monotonic()
     finally:
         if audio:

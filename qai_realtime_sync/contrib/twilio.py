@@ -58,8 +58,8 @@ def bridge(
     ``on_digit(digit)``; ``tell_digits`` tells the model, a number at a time. ``ahead``: seconds of sound that may wait at Twilio's side.
     ``patience``: seconds without any message from Twilio, or without its taking any, after which the line is dead.
 
-    Raises: `ConfigError` for a client of another format; what ``connect()``, ``client`` and ``on_start`` raise. The client and ``ws``
-    are closed then as well.
+    Raises: `ConfigError` for a client of another format, or what is none, and for less than 0.02 s ``ahead``; what ``connect()``,
+    ``client`` and ``on_start`` raise. The client and ``ws`` are closed then as well.
     """
     call = Call(ws, client, ahead, patience, clock)
     call.on_start, call.on_digit, call.tell_digits = on_start, on_digit, tell_digits

@@ -21,6 +21,7 @@ __all__ = ["Call", "CallStart", "Socket"]
 
 _log = logging.getLogger("qai_realtime_sync")
 _LOOK_AGAIN = 0.5
+_LEAST_AHEAD = 0.02  # with less not even one piece would ever be due
 _LAST_WORDS = 10.0  # that the caller still hears of what was said before the conversation ended
 _GOING_AWAY = 1001  # the code with which a client closes when its process ends: no time for last words
 _GOODBYE = 1.0  # for the sending thread, once its socket is closed
@@ -76,6 +77,8 @@ class Call:
 
     def run(self) -> None:
         """Take messages until there is a reason to end."""
+        if not (_LEAST_AHEAD <= self._ahead < math.inf and self._patience > 0):
+            raise ConfigError(f"ahead must be {_LEAST_AHEAD} s or more, patience above 0, not {self._ahead!r} and {self._patience!r}")
         timed = _takes_timeout(self._ws.receive)
         while self.reason is None:
             asked = self._clock()
@@ -130,7 +133,9 @@ class Call:
         """Make the client, if it is to be made, and let both sides hear each other."""
         if not isinstance(self._client, RealtimeClient):
             self._client = self._client(start)
-        client: RealtimeClient = self._client
+        client = self._client
+        if not isinstance(client, RealtimeClient):
+            raise ConfigError(f"client must be a RealtimeClient, or a function that returns one, not {type(client).__name__}")
         if not client.config.input_audio == client.config.output_audio == TELEPHONE:
             raise ConfigError(
                 'a telephone speaks µ-law: make the client with RealtimeConfig(input_format="g711_ulaw", output_format="g711_ulaw"); '
@@ -228,6 +233,8 @@ class Call:
                 closing.join(_GOODBYE)
             else:
                 self._close_socket()
+                if self.reason == "silent":
+                    self._unblock()  # nobody will answer the goodbye, for which the WebSocket's own thread would wait
             if sending is not None:
                 sending.join(_GOODBYE)
 
@@ -238,7 +245,7 @@ class Call:
             _log.debug("the WebSocket of a call was gone before it was closed: %r", error)
 
     def _unblock(self) -> None:
-        """Wake a thread that waits until Twilio takes more, as far as the WebSocket shows its socket."""
+        """Wake the threads that wait for Twilio, as far as the WebSocket shows its socket."""
         sock = getattr(self._ws, "sock", None)
         if isinstance(sock, socket.socket):
             try:

@@ -56,8 +56,8 @@ def stream_twiml(url: str, parameters: Mapping[str, str] | None = None, *, name:
     Raises: `ConfigError` for an address that Twilio would refuse, parameters of more than 500 characters, or text that is not XML.
     """
     parts = urlsplit(url)
-    if parts.scheme not in ("wss", "ws") or not parts.netloc:
-        raise ConfigError(f"the address of a media stream begins with wss://, not {url!r:.80}")
+    if parts.scheme not in ("wss", "ws") or not parts.netloc or re.search(r"\s", url):
+        raise ConfigError(f"the address of a media stream begins with wss:// and has no space in it: {url!r:.80}")
     if parts.query or parts.fragment:
         raise ConfigError("Twilio drops the query of a media stream's address: give what it says as parameters")
     attributes = [("url", url), ("name", name), ("statusCallback", status_callback)]

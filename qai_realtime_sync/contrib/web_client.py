@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import os
+import re
 import secrets
 import sys
 import threading
@@ -17,6 +20,7 @@ import attrs
 from qai_realtime_sync.client.client import RealtimeClient
 from qai_realtime_sync.client.handlers import check_handler
 from qai_realtime_sync.client.mutation import ContextMutation
+from qai_realtime_sync.client.signals import handles_sigterm
 from qai_realtime_sync.config import UNSET, RealtimeConfig, Tool
 from qai_realtime_sync.contrib.sse import journal_of
 from qai_realtime_sync.conversation.schema import tool_from
@@ -36,6 +40,8 @@ SETTINGS: Mapping[str, Any] = {
 }
 """The keys of a framework's configuration that the adapters read, with their defaults."""
 
+_log = logging.getLogger("qai_realtime_sync")
+_warned_in = 0  # the process that was warned of what SIGTERM will not do
 _ENDED_FOR = 60.0  # seconds that a conversation can still be found after its end, so that a watcher learns of it
 
 
@@ -50,6 +56,8 @@ class WebClient(RealtimeClient):
 
         Raises: `ConfigError`, naming the setting.
         """
+        if settings["REALTIME_CLOSE_ON_SIGTERM"]:
+            _check_sigterm()
         further = settings["REALTIME_CLIENT"] or {}
         if not isinstance(further, Mapping):
             raise ConfigError(f"REALTIME_CLIENT must be a dict of arguments for RealtimeClient, not {type(further).__name__}")
@@ -187,17 +195,36 @@ class Kept:
             return self._clients.get(name)
 
 
+def _check_sigterm() -> None:
+    """Warn, once in a process, when SIGTERM will not close conversations here though the settings want it."""
+    global _warned_in
+    if "uwsgi" in sys.modules:
+        problem = "uWSGI handles it by itself: calls are closed when a worker ends, but only if it serves no request just then"
+    elif not handles_sigterm():
+        problem = (
+            "another handler stands in the place of ours, as with gunicorn --preload, or this process was forked afterwards: call "
+            "install_signal_handlers() in each worker, with gunicorn in post_worker_init"
+        )
+    else:
+        return
+    if _warned_in != os.getpid():
+        _warned_in = os.getpid()
+        _log.warning("REALTIME_CLOSE_ON_SIGTERM has no effect in this process: %s", problem)
+
+
 def worker_problem() -> str:
     """Say why conversations that last cannot run in this web worker; ``""`` if nothing is known against it.
 
-    gunicorn's sync worker is killed after its timeout, 30 seconds, while it serves a WebSocket or an event stream; threads do not run in
-    uWSGI unless it is told to.
+    gunicorn's sync worker is killed after its timeout, 30 seconds, while it serves a WebSocket or an event stream; before uWSGI 2.0.27
+    threads run only while a request is served, unless it is told otherwise.
     """
     if "gunicorn.workers.sync" in sys.modules:
         return "gunicorn kills its sync workers while they serve a WebSocket or an event stream: use --worker-class gthread --threads 20"
-    options = getattr(sys.modules.get("uwsgi"), "opt", None)
+    uwsgi = sys.modules.get("uwsgi")
+    options = getattr(uwsgi, "opt", None)
     if isinstance(options, Mapping):
         named = {key.decode() if isinstance(key, bytes) else str(key) for key in options}
-        if not named & {"enable-threads", "threads", "gevent"}:
-            return "uWSGI runs without threads, so a client could not even connect: use --enable-threads --threads 20"
+        version = [int(number) for number in re.findall(r"\d+", str(getattr(uwsgi, "version", "")))]
+        if version < [2, 0, 27] and not named & {"enable-threads", "threads", "gevent"}:
+            return "this uWSGI runs threads only while it serves a request, so conversations stand still in between: use --enable-threads"
     return ""

@@ -101,7 +101,12 @@ class FakeCaller:
     # -- the call --------------------------------------------------------------------------------------------------------------
 
     def dial(self, timeout: float = 10.0) -> FakeCaller:
-        """Connect and begin the call. Raises: `ApiError` if the upgrade is refused; `ConnectError`; `RealtimeTimeoutError`."""
+        """Connect and begin the call.
+
+        Raises: `ApiError` if the upgrade is refused; `ConnectError`; `RealtimeTimeoutError`; `ConfigError` the second time.
+        """
+        if self._connection is not None:
+            raise ConfigError("this caller has dialled already: one FakeCaller is one call, make another")
         self._connection = transport.connect(self.url, headers=self._headers, timeout=timeout, proxy=False)
         self.dialed_at = self._clock()
         self._send({"event": "connected", "protocol": "Call", "version": "1.0.0"})
@@ -137,7 +142,7 @@ class FakeCaller:
         self._join()
 
     def __enter__(self) -> FakeCaller:
-        return self.dial()
+        return self if self._connection is not None else self.dial()
 
     def __exit__(self, *_: object) -> None:
         self.hang_up()
@@ -301,7 +306,7 @@ class FakeCaller:
             due += PIECE_SECONDS
 
     def _send(self, message: dict[str, Any]) -> None:
-        assert self._connection is not None
+        assert self._connection is not None, "dial() comes first"
         with self._sending:
             if message["event"] != "connected":
                 self._messages += 1

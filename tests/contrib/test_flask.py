@@ -31,7 +31,7 @@ pytest.importorskip("werkzeug", reason="the local server needs werkzeug")
 import flask
 import simple_websocket
 
-from qai_realtime_sync import ConfigError, Event, RealtimeClient, RealtimeConfig, Tool, TurnDetection
+from qai_realtime_sync import ConfigError, Event, RealtimeClient, RealtimeConfig, Tool, TurnDetection, transport
 from qai_realtime_sync.contrib import sse
 from qai_realtime_sync.contrib.flask import Realtime, event_stream
 from qai_realtime_sync.contrib.web_client import WebClient
@@ -577,11 +577,19 @@ def test_a_plain_client_can_be_watched_too(server: RealtimeServer) -> None:
         stream.close()
 
 
+def test_a_conversation_that_was_over_sends_browsers_away() -> None:
+    """Where nothing was ever told there is no number to come back with: the first answer already says that it is over."""
+    client = RealtimeClient("flask key")
+    client.close()
+    with flask.Flask("plain").test_request_context("/"):
+        assert event_stream(client).status_code == 204
+
+
 @pytest.mark.parametrize(
     ("module", "words"),
     [
         (("gunicorn.workers.sync", types.ModuleType("gunicorn.workers.sync")), "gthread"),
-        (("uwsgi", types.SimpleNamespace(opt={b"http": b":80"})), "--enable-threads"),
+        (("uwsgi", types.SimpleNamespace(opt={b"http": b":80"}, version=b"2.0.26")), "--enable-threads"),
     ],
 )
 def test_a_worker_that_cannot_last_is_warned_of(
@@ -594,9 +602,14 @@ def test_a_worker_that_cannot_last_is_warned_of(
     assert words in caplog.text
 
 
-def test_uwsgi_with_threads_is_fine(app: flask.Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Threads that are enabled are no reason to warn."""
-    monkeypatch.setitem(sys.modules, "uwsgi", types.SimpleNamespace(opt={"enable-threads": True}))
+@pytest.mark.parametrize(
+    "uwsgi", [{"opt": {"enable-threads": True}, "version": b"2.0.26"}, {"opt": {"http": b":80"}, "version": b"2.0.27"}], ids=["asked", "2.0.27"]
+)
+def test_uwsgi_with_threads_is_fine(
+    app: flask.Flask, uwsgi: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Threads that are enabled, as they always are since uWSGI 2.0.27, are no reason to warn."""
+    monkeypatch.setitem(sys.modules, "uwsgi", types.SimpleNamespace(**uwsgi))
     with app.test_request_context("/"):
         event_stream(extension(app).new_client())
     assert caplog.text == ""
@@ -669,6 +682,32 @@ def test_the_page_s_socket_ends_with_the_conversation(server: RealtimeServer) ->
         page = simple_websocket.Client.connect(f"ws://127.0.0.1:{port}/talk")
         client = example["realtime"].find(page.receive(timeout=PATIENCE))
         client.close()
+        with pytest.raises(simple_websocket.ConnectionClosed):
+            page.receive(timeout=PATIENCE)
+
+
+def test_other_pages_cannot_talk(server: RealtimeServer) -> None:
+    """A WebSocket that another site's page opens is refused before a conversation begins; our own page's is not."""
+    example = runpy.run_path(str(EXAMPLE))
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "eDNKSkhNYkRMMUV6TGto"}
+    before = len(server.conversations)
+    with serving(example["create_app"]("flask key", server.url)) as port:
+        for origin in ("http://evil.example", f"http://127.0.0.1:{port}.evil.example", "null", ""):
+            assert get(port, "/talk", **upgrade, Origin=origin)[0] == 403
+        assert len(server.conversations) == before
+        page = transport.connect(f"ws://127.0.0.1:{port}/talk", headers={"Origin": f"http://127.0.0.1:{port}"}, proxy=False)
+        assert page.recv().text
+        page.close()
+
+
+def test_a_page_that_has_vanished_is_not_paid_for(server: RealtimeServer) -> None:
+    """A microphone sends all the time: when it is silent though its WebSocket still stands, the conversation is ended."""
+    example = runpy.run_path(str(EXAMPLE))
+    example["create_app"].__globals__["PATIENCE"] = 1
+    with serving(example["create_app"]("flask key", server.url)) as port:
+        page = simple_websocket.Client.connect(f"ws://127.0.0.1:{port}/talk")
+        client = example["realtime"].find(page.receive(timeout=PATIENCE))
+        assert client.wait(PATIENCE)
         with pytest.raises(simple_websocket.ConnectionClosed):
             page.receive(timeout=PATIENCE)
 

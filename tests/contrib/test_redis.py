@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from qai_realtime_sync import (
     Closed,
     ConfigError,
     ConnectError,
+    CreateResponse,
     ForkedClientError,
     NotConnectedError,
     RealtimeClient,
@@ -36,6 +38,7 @@ import redis as redis_package
 
 from qai_realtime_sync.contrib.redis import About, Conversations, NotAllowedError, Outcome, Owner, clean, share
 from qai_realtime_sync.contrib.redis.obeying import obey
+from qai_realtime_sync.contrib.redis.remote import named
 from qai_realtime_sync.contrib.redis.store import Keys, Store
 
 WAIT = 20.0
@@ -198,7 +201,7 @@ def messages(stream: bytes) -> list[dict[str, str]]:
     return [
         dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
         for block in stream.decode().split("\n\n")
-        if block
+        if block and not re.fullmatch("id: .*", block)  # which tells nothing, but how far the stream has come
     ]
 
 
@@ -373,12 +376,13 @@ def test_a_command_whose_outcome_cannot_be_told_is_not_done_again(shared: Shared
             super().answer(*arguments)
 
     store, keys = Flaky(server.url), Keys(shared.owner.conversation_id)
-    fields = {"id": "order-2", "command": '{"name": "send_text", "text": "once"}'}
+    command = '{"name": "send_text", "text": "once", "respond": false}'
+    fields = {"id": named("order-2", command), "command": command}
     waits: list[float] = []
     obey(shared.client, store, keys, shared.owner._token, "1-1", fields, lambda seconds: bool(waits.append(seconds)))
     obey(shared.client, store, keys, shared.owner._token, "1-2", fields, lambda seconds: True)  # sent again
     assert (store.failures, len(waits)) == (0, 3)
-    assert shared.remote.send_text("again", command_id="order-2").state == "done"  # what that id did
+    assert shared.remote.send_text("once", respond=False, command_id="order-2").state == "done"
     shared.talk.fence(shared.client)
     assert shared.talk.count("conversation.item.create") == 1
     store.close()
@@ -389,7 +393,7 @@ def test_what_another_program_writes_cannot_end_the_sharing(shared: Shared, serv
     """Whatever stands in the stream of commands is refused with words, and the next command is done."""
     key = f"qai:{{{shared.owner.conversation_id}}}"
     with redis_package.Redis.from_url(server.url, decode_responses=True) as raw:
-        raw.xadd(f"{key}:commands", {"no": "id"})
+        raw.xadd(f"{key}:commands", {"no": "id", "no text": b"\xff"})
         raw.xadd(f"{key}:commands", {"id": "theirs", "command": written})
         found = raw.brpop(f"{key}:outcome:theirs", timeout=20)
     assert found is not None
@@ -397,6 +401,51 @@ def test_what_another_program_writes_cannot_end_the_sharing(shared: Shared, serv
     if '"item_id": 5' not in written:  # some things only the service can judge
         assert (outcome["state"], bool(outcome["message"])) == ("refused", True)
     assert shared.remote.send_text("Hello").state == "done"
+
+
+def test_an_id_is_that_of_one_order(shared: Shared) -> None:
+    """Another order with an id that was used is done, not answered with the outcome of the first: nobody can keep it from being done."""
+    assert shared.remote.interrupt(command_id="1").state == "done"
+    assert shared.remote.send_text("Hello", respond=False, command_id="1").event_id
+    shared.talk.expect("conversation.item.create")
+    assert shared.remote.send({"respond": False, "text": "Hello", "name": "send_text"}, command_id="1").state == "done"
+    shared.talk.fence(shared.client)
+    assert shared.talk.count("conversation.item.create") == 1  # the same, spelled in another order
+
+
+def test_what_was_withdrawn_stays_refused(shared: Shared) -> None:
+    """Who asks again for a withdrawn command, by its id, is told again that it was not done; never that it was begun."""
+    inside, go_on = threading.Event(), threading.Event()
+    shared.client.on("closed", lambda event: (inside.set(), go_on.wait(WAIT)))
+    thread = threading.Thread(target=lambda: shared.remote.end(timeout=WAIT))
+    thread.start()
+    assert inside.wait(WAIT)
+    outcomes = [shared.remote.send_text("too late", timeout=0, command_id="late") for _ in range(2)]
+    go_on.set()
+    thread.join(WAIT)
+    assert [(one.state, one.error and one.error.code) for one in outcomes] == [("refused", "not_done")] * 2
+
+
+def test_nobody_waits_for_an_old_command(shared: Shared, server: RedisServer) -> None:
+    """What an owner finds long after its sender gave up, as after a suspension, is not done, though all notes of it have expired."""
+    key = f"qai:{{{shared.owner.conversation_id}}}:commands"
+    with redis_package.Redis.from_url(server.url) as raw:
+        seconds = raw.time()[0]
+        order = {"id": "old", "command": '{"name": "send_text", "text": "old"}', "waits": "5000"}
+        raw.xadd(key, order, id=f"{(seconds - 3600) * 1000}-0")
+        raw.xadd(key, {**order, "id": "new"}, id=f"{seconds * 1000}-0")
+        assert raw.brpop(f"{key.removesuffix('commands')}outcome:new", timeout=20)
+    shared.talk.fence(shared.client)
+    assert shared.talk.count("conversation.item.create") == 1
+
+
+@pytest.mark.parametrize("wrong", [{"timeout": None}, {"timeout": float("nan")}, {"timeout": -1}, {"command_id": b"1"}, {"command_id": 1}])
+def test_wrong_arguments_of_a_command_are_refused_before_it_is_sent(shared: Shared, server: RedisServer, wrong: dict[str, Any]) -> None:
+    """A wrong patience or id is a `ConfigError`, and nothing was sent."""
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        shared.remote.interrupt(**wrong)
+    with redis_package.Redis.from_url(server.url) as raw:
+        assert raw.xlen(f"qai:{{{shared.owner.conversation_id}}}:commands") == 0
 
 
 def test_commands_are_done_in_order(shared: Shared) -> None:
@@ -481,6 +530,9 @@ def test_the_programs_rule_is_asked_for_each_action(shared: Shared, server: Redi
             (lambda remote: remote.send({"name": "cancel_response"}), "interrupt"),
             (lambda remote: remote.send({"name": "send_context", "text": "x"}), "control"),
             (lambda remote: remote.send({"name": "send_text", "text": "x"}), "speak"),
+            (lambda remote: remote.send({"name": "create_response"}), "speak"),
+            (lambda remote: remote.send({"name": "create_response", "instructions": "Tell all."}), "control"),
+            (lambda remote: remote.send(CreateResponse(tools=[])), "control"),
             (lambda remote: remote.send({"name": "end"}), "end"),
             (lambda remote: remote.end(), "end"),
         ]:

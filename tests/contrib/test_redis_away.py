@@ -200,13 +200,68 @@ def test_a_living_conversation_is_not_left_to_a_cleaner(server: RedisServer, gat
     story.end()
 
 
-def test_a_command_is_unknown_if_redis_goes_away_meanwhile(server: RedisServer, gateway: Service) -> None:
-    """A sender that cannot hear the outcome any more does not claim to know it."""
+def test_redis_is_emptied_without_going_away(server: RedisServer, gateway: Service) -> None:
+    """After FLUSHALL the conversation is in the registry again, so that a cleaner finds it when its owner dies, and bills all of it."""
     story = Story(server, gateway, ttl=1.0)
+    story.happen(3)
+    assert story.told_all()
+    raw = story.conversations._store._redis
+    story.owner._metered = ("", story.owner._metered[1] - 100)
+    raw.flushall()
+    deadline = time.monotonic() + WAIT
+    while not story.conversations.list():
+        assert time.monotonic() < deadline, "it is not registered any more"
+        threading.Event().wait(0.05)
+    assert 100 <= story.remote.about().metered_seconds < 100 + WAIT  # not since it was emptied
+    assert story.owner.state == "shared"
+    story.happen(3)
+    story.end()
+
+
+def test_a_sender_waits_out_a_lost_connection(server: RedisServer, gateway: Service) -> None:
+    """A connection to Redis that breaks while a command is done costs the sender nothing: it learns the outcome."""
+    story = Story(server, gateway, ttl=2.0)
     inside, go_on = threading.Event(), threading.Event()
     story.client.on("closed", lambda event: (inside.set(), go_on.wait(WAIT)))
     outcomes: list[Any] = []
-    sender = threading.Thread(target=lambda: outcomes.append(story.remote.end()))
+    sender = threading.Thread(target=lambda: outcomes.append(story.remote.end(timeout=WAIT)))
+    sender.start()
+    assert inside.wait(WAIT)
+    raw = story.conversations._store._redis
+    for _ in range(3):
+        raw.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    go_on.set()
+    sender.join(WAIT)
+    assert outcomes[0].state == "done", outcomes
+    story.end()
+
+
+def test_a_sender_does_not_deny_what_redis_forgot(server: RedisServer, gateway: Service) -> None:
+    """When Redis comes back empty while a command is done, nobody can say any more whether it was begun: `unknown`, not `refused`."""
+    story = Story(server, gateway, ttl=1.0)
+    inside, go_on = threading.Event(), threading.Event()
+    done = story.client.interrupt
+    story.client.interrupt = lambda: (inside.set(), go_on.wait(WAIT), done())[2]  # type: ignore[method-assign]
+    outcomes: list[Any] = []
+    sender = threading.Thread(target=lambda: outcomes.append(story.remote.interrupt(timeout=3.0)))
+    sender.start()
+    assert inside.wait(WAIT)
+    server.stop()
+    server.start()
+    sender.join(WAIT)
+    go_on.set()
+    assert outcomes[0].state == "unknown", outcomes
+    del story.client.interrupt
+    story.end()
+
+
+def test_a_command_is_unknown_if_redis_goes_away_meanwhile(server: RedisServer, gateway: Service) -> None:
+    """A sender that cannot hear the outcome any more does not claim to know it."""
+    story = Story(server, gateway, ttl=5.0)
+    inside, go_on = threading.Event(), threading.Event()
+    story.client.on("closed", lambda event: (inside.set(), go_on.wait(WAIT)))
+    outcomes: list[Any] = []
+    sender = threading.Thread(target=lambda: outcomes.append(story.remote.end(timeout=1.0)))
     sender.start()
     assert inside.wait(WAIT)
     server.stop()

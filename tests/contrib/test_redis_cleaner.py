@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -12,15 +13,17 @@ from typing import Any
 
 import pytest
 
-from qai_realtime_sync import ApiError, ConfigError, ConnectError, RestClient
+from qai_realtime_sync import ApiError, ConfigError, ConnectError, RealtimeClient, RealtimeError, RestClient
+from tests.client.gateway import gateway as minting
 from tests.contrib.owner_process import OwnerProcess
 from tests.contrib.redis_server import RedisServer
-from tests.servers import service
+from tests.servers import Talk, service
 
 pytest.importorskip("redis", reason="the package redis is not installed")
 pytest.importorskip("werkzeug", reason="the local server needs werkzeug")
 
 from qai_realtime_sync.contrib.redis import About, Cleaner, Conversations, clean, scripts, share
+from qai_realtime_sync.contrib.redis.remote import named
 from qai_realtime_sync.contrib.redis.store import Keys, Store
 from qai_realtime_sync.offline import RealtimeServer
 
@@ -102,11 +105,40 @@ def test_the_conversation_of_a_dead_owner_is_ended_and_billed(
         assert gateway.ledger.sessions()[0]["ended"] == 1
 
 
+def test_a_session_is_known_while_its_line_is_opened(redis: str) -> None:
+    """The id of a minted session is in Redis while the service still thinks about the upgrade: who is killed then is billed too."""
+    go_on = threading.Event()
+
+    def slow(talk: Talk) -> None:
+        go_on.wait(WAIT)
+        talk.peer.upgrade()
+
+    def connect() -> None:
+        with contextlib.suppress(RealtimeError):
+            client.connect(timeout=WAIT)
+
+    with service(slow) as peer, minting(f"ws://127.0.0.1:{peer.server.port}/v1/realtime", {}) as minter:
+        client = RealtimeClient("any key", base_url=minter.url, mint=True, provider="xai")
+        with share(client, redis, ttl=60.0) as owner, Conversations(redis) as conversations:
+            connecting = threading.Thread(target=connect)
+            connecting.start()
+            try:
+                remote, deadline = conversations.get(owner.conversation_id), time.monotonic() + 5
+                while not remote.about().session_id:
+                    assert time.monotonic() < deadline, "the session is not known yet"
+                    threading.Event().wait(0.01)
+                assert client.state == "connecting"
+            finally:
+                client.abort()
+                go_on.set()
+                connecting.join(WAIT)
+
+
 def test_a_command_to_a_dead_owner_has_a_sure_outcome(redis: str, gateway: RealtimeServer, conversations: Conversations) -> None:
     """What a dead owner did not begin is refused, before and after its key has expired; what it had begun is unknown."""
     with OwnerProcess(redis, gateway.url) as owner:
         remote, keys, store = conversations.get(owner.conversation_id), Keys(owner.conversation_id), Store(redis)
-        store.run(scripts.TAKE, (keys.owner, keys.of_command("taken", "begun")), "", "the owner", 60_000)
+        store.run(scripts.TAKE, (keys.owner, keys.of_command("taken", named("begun", '{"name":"interrupt"}'))), "", "the owner", 60_000)
         owner.kill()
         waiting = remote.interrupt(timeout=WAIT)
         assert (waiting.state, waiting.error and waiting.error.code) == ("refused", "not_done")
@@ -293,6 +325,17 @@ def test_a_cleaner_that_dies_at_it_is_replaced(redis: str, gateway: RealtimeServ
         assert cleaned.about.claims == 2
         assert gateway.ledger.sessions()[0]["ended"] == 1
         store.close()
+
+
+def test_a_clock_that_was_set_back_delays_nothing(redis: str, rest: RestClient) -> None:
+    """An owner that was missed "an hour from now", by the clock of a Redis that was replaced, has the usual grace and no more."""
+    store, keys = Store(redis), Keys("skewed")
+    store.enlist("skewed")
+    seconds = store._redis.time()[0]
+    store._redis.hset(keys.about, mapping={"token": "dead", "orphaned": (seconds + 3600) * 1000})
+    (cleaned,) = clean(redis, rest, grace=GRACE)
+    assert cleaned.about.conversation_id == "skewed"
+    store.close()
 
 
 def test_an_entry_without_a_conversation_is_struck(redis: str, rest: RestClient) -> None:

@@ -51,7 +51,7 @@ class Owned:
     def __init__(self, store: Store) -> None:
         self.store, self.keys, self.token = store, Keys(f"step-{next(self.names)}"), "token"
         self.number = 0
-        assert store.run(scripts.RENEW, self.keys.all, self.token, 600_000, DAY, "1", "session_id", "") == "owner"
+        assert store.run(scripts.RENEW, self.keys.all, self.token, 600_000, DAY, "1", 0, "session_id", "") == "owner"
 
     def publish(self, count: int, *, again: int = 0, name: str = "count") -> int:
         """Publish so many events, and once more the last ``again`` before them, as after a broken connection."""
@@ -253,9 +253,9 @@ def test_a_gap_is_told_before_what_follows_it(store: Store) -> None:
     owned.publish(1, name="closed")
     stream = b"".join(sse(watch(store, owned.keys, 2, 1.0), spelling("all")))
     assert stream.split(b"\n\n")[1] == b"event: missed\ndata: 4"
-    assert stream.count(b"id: ") == 5
+    assert stream.count(b"data: {") == 5
     hidden = b"".join(sse(watch(store, owned.keys, 2, 1.0), spelling(["speech_started"])))
-    assert hidden == b"retry: 1000\n\nevent: missed\ndata: 4\n\n"
+    assert hidden == b"retry: 1000\n\nevent: missed\ndata: 4\n\nid: 11-0\n\n"
 
 
 def test_a_stream_ends_quietly_when_redis_is_away_for_long() -> None:

@@ -42,7 +42,7 @@ def parsed(pieces: Any) -> list[tuple[int, dict[str, Any]]]:
     found = []
     for piece in pieces:
         fields = dict(line.split(": ", 1) for line in piece.decode().splitlines() if ": " in line)
-        if "id" in fields:
+        if "data" in fields:
             assert set(fields) == {"id", "data"}
             assert piece.endswith(b"\n\n")
             found.append((int(fields["id"]), json.loads(fields["data"])))
@@ -78,6 +78,21 @@ def test_a_number_of_another_conversation_counts_as_none() -> None:
     assert kept.has_more(5)
 
 
+def test_a_browser_that_was_told_nothing_learns_of_the_end() -> None:
+    """Where no event was one of those asked for, the stream still ends with a number, behind which nothing is left to tell."""
+    kept = journal(*WORDS, Closed())
+    *_, last = sse.follow(kept, events=["speech_started"])
+    assert last == b"id: 6\n\n"
+    assert not kept.has_more(6)
+
+
+def test_what_was_passed_over_is_not_missed() -> None:
+    """The heartbeat's number covers the events that were not asked for, so that a browser that comes back is not told that it lost them."""
+    kept = journal(*[TranscriptDelta()] * 2000)
+    heartbeat = list(itertools.islice(sse.follow(kept, events=["speech_started"], heartbeat=0.01), 3))[-1]
+    assert heartbeat == b":\nid: 2000\n\n"
+
+
 @pytest.mark.parametrize(("header", "number"), [(None, 0), ("", 0), ("17", 17), ("-1", 0), ("x", 0), ("²", 0), ("9" * 20, 0)])
 def test_what_a_browser_sends_is_read(header: str | None, number: int) -> None:
     """A header that is no number of ours counts as none."""
@@ -88,8 +103,8 @@ def test_a_silent_stream_has_heartbeats() -> None:
     """The first piece comes at once; where nothing happens, empty comments follow."""
     stream = sse.follow(journal(), heartbeat=0.01)
     assert next(stream) == b"retry: 1000\n\n"
-    assert next(stream) == b":\n\n"
-    assert next(stream) == b":\n\n"
+    assert next(stream) == b":\nid: 0\n\n"
+    assert next(stream) == b":\nid: 0\n\n"
 
 
 def test_events_that_are_not_told_do_not_keep_the_heartbeat_away() -> None:
@@ -106,7 +121,7 @@ def test_events_that_are_not_told_do_not_keep_the_heartbeat_away() -> None:
     talker = threading.Thread(target=talk)
     talker.start()
     try:
-        assert next(stream) == b":\n\n"
+        assert next(stream).startswith(b":\nid: ")
     finally:
         over.set()
         talker.join()
@@ -221,7 +236,7 @@ def test_a_conversation_that_was_over_is_not_waited_for() -> None:
     """The first watcher of a closed client gets an end, not heartbeats for ever."""
     client = RealtimeClient("key")
     client.close()
-    assert list(sse.follow(sse.journal_of(client), heartbeat=60)) == [b"retry: 1000\n\n"]
+    assert list(sse.follow(sse.journal_of(client), heartbeat=60)) == [b"retry: 1000\n\n", b"id: 0\n\n"]
 
 
 def test_watching_keeps_no_client_alive() -> None:

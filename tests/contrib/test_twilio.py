@@ -372,6 +372,24 @@ def test_a_client_of_another_format_is_refused(server: RealtimeServer) -> None:
     assert server.conversations == []
 
 
+@pytest.mark.parametrize(
+    ("client", "options", "words"),
+    [
+        (lambda start: None, {}, "returns one, not NoneType"),
+        (lambda start: RealtimeClient(KEY, telephone_config()), {"ahead": 0.0}, "ahead must be 0.02"),
+        (lambda start: RealtimeClient(KEY, telephone_config()), {"ahead": float("nan")}, "ahead must be 0.02"),
+        (lambda start: RealtimeClient(KEY, telephone_config()), {"patience": 0.0}, "patience above 0"),
+    ],
+)
+def test_what_could_never_be_heard_is_refused(client: Any, options: dict[str, Any], words: str) -> None:
+    """A function that returns no client, and times with which nothing would ever be sent, are named; the WebSocket is closed."""
+    line = Line()
+    line.starts()
+    with pytest.raises(ConfigError, match=words):
+        bridge(line, client, **options)
+    assert line.closed.is_set()
+
+
 def test_a_client_that_is_over_is_refused(server: RealtimeServer) -> None:
     """One client is one call."""
     client = RealtimeClient(KEY, telephone_config(), base_url=server.url)
@@ -413,6 +431,26 @@ def test_a_silent_line_is_dead(server: RealtimeServer, began: bool) -> None:
     end = OnLine(line, Clients(server), patience=0.6).ended()
     assert (end.reason, end.start is not None) == ("silent", began)
     assert line.closed.is_set()
+
+
+def test_a_dead_line_keeps_no_thread(server: RealtimeServer) -> None:
+    """A telephone that has vanished does not answer the goodbye: the WebSocket's own thread is over all the same."""
+
+    def readers() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if "simple_websocket" in thread.name]
+
+    before = readers()
+    with exchange(Clients(server), patience=0.6) as phone:
+        connection = transport.connect(phone.url, proxy=False)
+        try:
+            connection.send(json.dumps({"event": "start", "start": {"streamSid": "MZ", "callSid": "CA"}}))
+            assert phone.ended().reason == "silent"
+            for thread in readers():
+                if thread not in before:
+                    thread.join(PATIENCE)
+                    assert not thread.is_alive()
+        finally:
+            connection.abort()
 
 
 def test_a_socket_without_timeouts_works(server: RealtimeServer) -> None:

@@ -158,5 +158,5 @@ def test_only_twilio_gets_in(server: RealtimeServer, monkeypatch: pytest.MonkeyP
                 FakeCaller(address.replace("http", "ws") + "/media", auth_token=token).dial()
             assert closed.value.status_code == 403
         assert server.conversations == []
-        with FakeCaller.ring(f"{address}/voice", auth_token="the account's") as caller:
+        with FakeCaller.ring(f"{address}/voice?language=en", auth_token="the account's") as caller:
             caller.wait_for_sound()

@@ -94,6 +94,7 @@ def test_parameters_come_back_as_they_were(parameters: dict[str, str]) -> None:
     [
         ("https://phone.example/media", {}, "wss://"),
         ("wss:", {}, "wss://"),
+        ("wss://phone.example/media\r\n", {}, "no space"),
         ("wss://phone.example/media?caller=1", {}, "query"),
         ("wss://phone.example/media", {"a": "b" * 499}, "500"),
         ("wss://phone.example/\x00", {}, "control characters"),

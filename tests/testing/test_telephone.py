@@ -266,6 +266,14 @@ def test_a_stream_that_is_refused_or_closed() -> None:
             assert caller.is_over
 
 
+def test_a_caller_dials_once() -> None:
+    """A caller that was dialled by hand is hung up by its `with` block like any other; dialling twice would leave a call behind."""
+    with served() as (address, _):
+        with FakeCaller(f"ws://{address}/media").dial() as caller, pytest.raises(ConfigError, match="make another"):
+            caller.dial()
+        assert caller.is_over
+
+
 def test_a_dropped_call_says_nothing() -> None:
     """The other side sees a connection that is gone, and no stop."""
     with served() as (address, operator):

@@ -138,7 +138,7 @@ def event_stream(
         _log.warning("an event stream lasts as long as its conversation, and %s", problem)
     journal, after = sse.journal_of(client), sse.last_seen(request.headers.get("Last-Event-ID"))
     stream = sse.follow(journal, after=after, events=events, audio=audio, heartbeat=heartbeat)
-    if after and not journal.has_more(after):
+    if not journal.has_more(after):
         return HttpResponse(status=204)  # tells a browser not to come back
     # The encoding keeps GZipMiddleware away, which would hold events back until they fill a buffer.
     headers = {**sse.HEADERS, "Content-Encoding": "identity"}

@@ -16,9 +16,9 @@ class About:
     """One shared conversation: who owns it, since when, and what is needed to bill it.
 
     ``owner`` is the process (host and process id, or the name it was given), ``labels`` what the program said of it. ``session_id`` is
-    that of a minted session (``""`` = none, nothing to settle), ``metered_from`` when the owner first had it. Times are unix seconds by
-    the clock of the Redis server; ``seen`` is the owner's last sign of life, ``ended`` ``None`` while it goes on. ``number`` is that of
-    the last event when it was seen.
+    that of a minted session (``""`` = none, nothing to settle), ``metered_from`` when the owner first had it, by its own count. Times
+    are unix seconds by the clock of the Redis server; ``seen`` is the owner's last sign of life, ``ended`` ``None`` while it goes on.
+    ``number`` is that of the last event when it was seen.
     """
 
     conversation_id: str

@@ -49,9 +49,7 @@ def perform(client: RealtimeClient, value: Mapping[str, Any]) -> str:
     if method is not None:
         return method(client, value) or ""
     try:
-        fields = {
-            key.removesuffix("_base64"): b64decode(given) if key.endswith("_base64") else given for key, given in value.items()
-        }
+        fields = {key.removesuffix("_base64"): b64decode(given) if key.endswith("_base64") else given for key, given in value.items()}
     except (ValueError, TypeError) as error:
         raise ConfigError(f"bytes must come as base64: {error}", code="invalid_command") from None
     command = command_from_dict(fields, client.config.input_audio)
@@ -81,7 +79,8 @@ def obey(
     if not command_id:
         return  # only a call to look up
     keep = KEPT if fields.get("named") else KEPT_SHORT  # only who gave it an id can give it twice
-    taken = store.run(scripts.TAKE, (keys.owner, keys.of_command("taken", command_id)), token, entry_id, keep)
+    arguments = (token, entry_id, keep, fields.get("waits", ""))
+    taken = store.run(scripts.TAKE, (keys.owner, keys.of_command("taken", command_id)), *arguments)
     if taken != 1:
         return
     outcome = wire.dumps(_outcome(client, fields))
@@ -102,5 +101,5 @@ def _outcome(client: RealtimeClient, fields: Mapping[str, str]) -> dict[str, str
     except RealtimeError as error:
         return {"state": "refused", "kind": type(error).__name__, "code": str(error.code or ""), "message": error.message}
     except Exception as error:  # a command that no method of ours can take must not end the sharing
-        _log.warning("a command of %s failed", fields.get("by") or "nobody named", exc_info=error)
+        _log.warning("a command from elsewhere failed", exc_info=error)
         return {"state": "refused", "kind": "ConfigError", "code": "invalid_command", "message": f"{type(error).__name__}: {error}"}

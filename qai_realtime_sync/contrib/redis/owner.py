@@ -25,6 +25,7 @@ __all__ = ["Owner", "share"]
 
 _log = logging.getLogger("qai_realtime_sync")
 _TRY_AGAIN: Final = 0.5
+_GLANCE: Final = 0.02
 _LAST_COMMAND: Final = 5.0  # `end` waits until the client is closed
 
 
@@ -95,6 +96,7 @@ class Owner:
         self._done_commanding = threading.Event()  # no command is done from now on
         self._give_up_at: float | None = None
         self._session_id: str | None = None
+        self._metered: tuple[str | None, float] = (None, 0.0)  # since when this client has this session
         self._counting = threading.Lock()  # guards _running
         self._running = 2
         self._events_thread = threading.Thread(target=self._run, args=(self._publish_all,), name="qai-redis-events", daemon=True)
@@ -107,7 +109,6 @@ class Owner:
         if self._client.state in ("closing", "closed", "failed"):
             raise NotConnectedError(f"there is nothing to share: the client is {self._client.state}", code="already_used")
         try:
-            self._store.enlist(self.conversation_id)
             mine = self._renew(begin=True)
         except ConnectError:
             self._store.close()
@@ -187,7 +188,9 @@ class Owner:
 
     def _renew(self, *, begin: bool = False) -> bool:
         """Give a sign of life with what is needed to bill; False if another has the conversation now."""
-        session = self._client.session
+        session, now = self._client.session, time.monotonic()
+        if session.session_id != self._metered[0]:
+            self._metered = (session.session_id, now)
         fields = {
             "owner": self.name,
             "labels": wire.dumps(self._labels).decode(),
@@ -196,11 +199,14 @@ class Owner:
             "number": str(self._backlog.number),
         }
         pairs = [part for pair in fields.items() for part in pair]
-        answer = self._store.run(
-            scripts.RENEW, self._keys.all, self._token, milliseconds(self._ttl), DAY, "1" if begin else "0", *pairs
-        )
+        arguments = (self._token, milliseconds(self._ttl), DAY, "1" if begin else "0", milliseconds(now - self._metered[1]))
+        answer = self._store.run(scripts.RENEW, self._keys.all, *arguments, *pairs)
+        if answer != "owner":
+            return False
+        # Each time, for a Redis that was emptied may not have been away; and after it, for a cleaner strikes out what is not there.
+        self._store.enlist(self.conversation_id)
         self._session_id = session.session_id
-        return bool(answer == "owner")
+        return True
 
     # -- the two threads -----------------------------------------------------------------------------------------------------
 
@@ -220,13 +226,13 @@ class Owner:
     def _publish_all(self) -> None:
         beat_at = time.monotonic() + self._ttl / 3
         while not self._stopping.is_set():
-            due = self._backlog.first(max(0.0, beat_at - time.monotonic()))
+            # Between the minting of a session and the open line there is no event: its id is looked for, that it can be billed.
+            most = _GLANCE if self._client.state in ("connecting", "backoff") else self._ttl
+            due = self._backlog.first(max(0.0, min(most, beat_at - time.monotonic())))
             try:
                 if time.monotonic() >= beat_at or self._client.session.session_id != self._session_id:
                     if not self._renew():
                         return self._lost()
-                    if self.state == "away":  # it may have forgotten everything
-                        self._store.enlist(self.conversation_id)
                     beat_at = time.monotonic() + self._ttl / 3
                 if due:
                     arguments = [part for one in due for part in (one.number, f"{one.at:.3f}", one.spelled())]

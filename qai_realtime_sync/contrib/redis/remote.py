@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -19,9 +23,11 @@ from qai_realtime_sync.contrib.redis.watching import PublishedEvent, position, s
 from qai_realtime_sync.dialects import wire
 from qai_realtime_sync.errors import ConfigError, ConnectError, NotConnectedError, RealtimeError, RealtimeTimeoutError
 
-__all__ = ["Conversations", "NotAllowedError", "Outcome", "Remote"]
+__all__ = ["Conversations", "NotAllowedError", "Outcome", "Remote", "named"]
 
 _MOST_COMMANDS: Final = 1000
+_TRY_AGAIN: Final = 0.2
+_pause: Final = threading.Event()  # never set: only waited for
 _SPEAKING = ("send_text", "send_audio", "commit_audio", "clear_audio", "send_image", "create_response")
 _ACTIONS: Final[Mapping[str, str]] = {
     **dict.fromkeys(_SPEAKING, "speak"),
@@ -95,7 +101,7 @@ class Remote:
 
     Every method raises `NotConnectedError` (code ``unknown_conversation``) if there is no such conversation, `NotAllowedError` if the
     user may not, and `ConnectError` if Redis is away: then nothing was sent. ``timeout`` of a command is in seconds, which are whole ones
-    of Redis; what the owner did not begin by then is withdrawn.
+    of Redis; what the owner did not begin by then is withdrawn. A Redis that goes away meanwhile is waited for until then.
     """
 
     def __init__(self, store: Store, conversation_id: str, user: Any, may: Callable[[Any, About, str], bool]) -> None:
@@ -176,7 +182,8 @@ class Remote:
         """Send any command: an object of `commands`, or its JSON spelling, ``{"name": "send_context", "text": …}``.
 
         Bytes travel as base64: in the spelling as ``audio_base64``, ``image_base64``. ``interrupt`` and ``end`` are names too. What is
-        neither speaking nor interrupting nor the end needs the right to ``control``.
+        neither speaking nor interrupting nor the end needs the right to ``control``, and so does `CreateResponse` with any field:
+        instructions, tools and input of an answer replace those of the conversation.
 
         Raises: `ConfigError` for what has no such name.
         """
@@ -184,52 +191,72 @@ class Remote:
         name = value.get("name")
         if not isinstance(name, str) or (name not in COMMANDS and name not in ("interrupt", "end")):
             raise ConfigError(f"there is no command {name!r}", code="unknown_command")
-        return self._ask(_ACTIONS.get(name, "control"), value, timeout, command_id)
+        plain = name != "create_response" or value.keys() <= {"name", "event_id"}
+        return self._ask(_ACTIONS.get(name, "control") if plain else "control", value, timeout, command_id)
 
     def _ask(self, action: str, value: Mapping[str, Any], timeout: float, command_id: str) -> Outcome:
         """Leave a command for the owner and wait for its outcome, whole seconds; what was not begun by then is withdrawn.
 
         ``command_id``: your own, so that the same order given twice is done once, within ten minutes; the second sender learns the
-        same outcome.
+        same outcome. Another order is another one, though it has the same id: nobody can be kept from ending a call by a text's.
         """
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf:
+            raise ConfigError(f"timeout must be a number of seconds from 0, not {timeout!r}")
+        if not isinstance(command_id, str):
+            raise ConfigError(f"command_id must be text, not {command_id!r}")
         about = self.about(action)
-        fields = {"id": command_id or uuid.uuid4().hex, "by": "" if self._user is None else str(self._user)}
         try:
-            fields["command"] = wire.dumps(value).decode()
+            command = wire.dumps(value).decode()
         except ValueError as error:
             raise ConfigError(f"this command has no JSON form: {error}", code="invalid_command") from None
+        fields = {"id": uuid.uuid4().hex, "command": command, "waits": str(math.ceil(timeout + 1) * 1000)}
         if command_id:
-            fields["named"] = "1"
+            fields |= {"id": named(command_id, command), "named": "1"}
         try:
             return self._exchange(about, fields, timeout)
         except ConnectError as error:
-            why = f"Redis went away before the outcome came: {error}"
-            return Outcome(state="unknown", error=RealtimeTimeoutError(why, code="outcome_unknown"))
+            return _unknown(f"Redis went away before the outcome came: {error}")
 
     def _exchange(self, about: About, fields: Mapping[str, str], timeout: float) -> Outcome:
         command_id, parts = fields["id"], [part for pair in fields.items() for part in pair]
         if not self._store.run(scripts.ASK, (self._keys.owner, self._keys.commands), _MOST_COMMANDS, DAY, *parts):
             ended = about.ended is not None
             return self._withdraw(command_id, "the conversation has ended" if ended else "the process that owned the conversation died")
-        deadline = time.monotonic() + timeout
+        deadline, was_away = time.monotonic() + timeout, False
         while True:
-            found = self._store.await_answer(self._keys.of_command("outcome", command_id))
-            if found is not None:
-                return _read(found)
-            if not self._store.exists(self._keys.owner):
-                return self._withdraw(command_id, "the process that owned the conversation ended or died")
-            if time.monotonic() >= deadline:
-                return self._withdraw(command_id, f"the owner did not begin it within {timeout:g} s")
+            try:
+                found = self._store.await_answer(self._keys.of_command("outcome", command_id))
+                if found is not None:
+                    return _read(found)
+                if not self._store.exists(self._keys.owner):
+                    return self._withdraw(command_id, "the process that owned the conversation ended or died", was_away)
+                if time.monotonic() >= deadline:
+                    return self._withdraw(command_id, f"the owner did not begin it within {timeout:g} s", was_away)
+            except ConnectError:
+                if time.monotonic() >= deadline:
+                    raise
+                was_away = True
+                _pause.wait(_TRY_AGAIN)
 
-    def _withdraw(self, command_id: str, why: str) -> Outcome:
+    def _withdraw(self, command_id: str, why: str, was_away: bool = False) -> Outcome:
         """See to it that nobody does it any more; if somebody has begun, look once more for the outcome."""
         taken, outcome = self._keys.of_command("taken", command_id), self._keys.of_command("outcome", command_id)
-        if self._store.run(scripts.TAKE, (self._keys.owner, taken), "", f"withdrawn {uuid.uuid4().hex}", KEPT) == 1:
+        if self._store.run(scripts.TAKE, (self._keys.owner, taken), "", "withdrawn", KEPT) == 1:
+            if was_away:  # it may have forgotten that somebody had begun
+                return _unknown("Redis was away meanwhile, and knows no outcome")
             return Outcome(state="refused", error=NotConnectedError(f"{why}; nothing was done", code="not_done"))
         found = self._store.await_answer(outcome)
-        if found is not None:
-            return _read(found)
-        return Outcome(state="unknown", error=RealtimeTimeoutError(f"it was begun, but {why}", code="outcome_unknown"))
+        return _read(found) if found is not None else _unknown(f"it was begun, but {why}")
+
+
+def _unknown(why: str) -> Outcome:
+    return Outcome(state="unknown", error=RealtimeTimeoutError(why, code="outcome_unknown"))
+
+
+def named(command_id: str, command: str) -> str:
+    """The id in Redis of an order (its JSON) that was given an id of one's own: the same for the same order, and for no other."""
+    order = json.dumps([command_id, wire.loads(command)], sort_keys=True)
+    return hashlib.sha256(order.encode()).hexdigest()
 
 
 def _spelled(command: Command | Mapping[str, Any]) -> dict[str, Any]:

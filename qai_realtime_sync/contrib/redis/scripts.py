@@ -24,19 +24,15 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 RENEW: Final = (
     _NOW
     + """
--- owner about events commands | token, ttl, keep, '1' to begin, field, value, ...
+-- owner about events commands | token, ttl, keep, '1' to begin, metered, field, value, ...
 local holder = redis.call('GET', KEYS[1])
 local token = redis.call('HGET', KEYS[2], 'token')
 if (holder and holder ~= ARGV[1]) or (token and token ~= ARGV[1]) then return 'lost' end
 if ARGV[4] == '1' and not token and redis.call('EXISTS', KEYS[3]) == 1 then return 'lost' end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-local session = redis.call('HGET', KEYS[2], 'session_id') or ''
-redis.call('HSET', KEYS[2], 'token', ARGV[1], 'seen', now)
+-- counted by the owner: neither a clock that was set nor a Redis that was emptied changes a bill
+redis.call('HSET', KEYS[2], 'token', ARGV[1], 'seen', now, 'metered_from', now - ARGV[5], unpack(ARGV, 6))
 redis.call('HSETNX', KEYS[2], 'started', now)
-for i = 5, #ARGV, 2 do
-  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
-  if ARGV[i] == 'session_id' and ARGV[i + 1] ~= session then redis.call('HSET', KEYS[2], 'metered_from', now) end
-end
 redis.call('HDEL', KEYS[2], 'orphaned')
 for i = 2, 4 do redis.call('PEXPIRE', KEYS[i], ARGV[3]) end
 return 'owner'
@@ -71,15 +67,23 @@ return 1
 """
 """Leave a command for the owner; 0 if there is none."""
 
-TAKE: Final = """
--- owner taken | token or '', who takes, keep
+TAKE: Final = (
+    _NOW
+    + """
+-- owner taken | token or '', who takes, keep, how long it was waited for
 if ARGV[1] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
 local taken = redis.call('GET', KEYS[2])
 if taken then return taken == ARGV[2] and 1 or 0 end
+local asked, waits = tonumber(string.match(ARGV[2], '^%d+')), tonumber(ARGV[4])
+if asked and waits and now > asked + waits then return 0 end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return 1
 """
-"""Take a command to do it, or (without a token) so that nobody does it any more: 1 once, 0 if another took it, -1 if not the owner."""
+)
+"""Take a command to do it, or (without a token) so that nobody does it any more: 1 once, 0 if another took it, -1 if not the owner.
+
+What an owner finds when nobody waits for it any more (it was suspended, and ``taken`` has expired) it cannot take either.
+"""
 
 CLAIM: Final = (
     _NOW
@@ -89,8 +93,9 @@ local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return {'alive'} end
 if not holder then
   if redis.call('EXISTS', KEYS[2]) == 0 or redis.call('HEXISTS', KEYS[2], 'ended') == 1 then return {'gone'} end
-  redis.call('HSETNX', KEYS[2], 'orphaned', now)
-  if now - tonumber(redis.call('HGET', KEYS[2], 'orphaned')) < tonumber(ARGV[2]) then return {'orphaned'} end
+  local orphaned = tonumber(redis.call('HGET', KEYS[2], 'orphaned') or 'inf')
+  if orphaned > now then redis.call('HSET', KEYS[2], 'orphaned', now) end  -- or the clock was set back
+  if now - orphaned < tonumber(ARGV[2]) then return {'orphaned'} end
   redis.call('HSET', KEYS[2], 'token', ARGV[1])
   redis.call('HINCRBY', KEYS[2], 'claims', 1)
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])

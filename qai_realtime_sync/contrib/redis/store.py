@@ -37,9 +37,7 @@ class Keys:
         if wrong or set(conversation_id) & set("{} "):
             raise ConfigError(f"a conversation id is text of 1 to 200 characters without braces and spaces, not {conversation_id!r}")
         self._prefix = f"qai:{{{conversation_id}}}:"
-        self.owner, self.about, self.events, self.commands = (
-            self._prefix + name for name in ("owner", "about", "events", "commands")
-        )
+        self.owner, self.about, self.events, self.commands = (self._prefix + name for name in ("owner", "about", "events", "commands"))
         self.all = (self.owner, self.about, self.events, self.commands)
 
     def of_command(self, name: str, command_id: str) -> str:
@@ -200,7 +198,7 @@ def _told_in_our_words() -> Iterator[None]:
 def _text(value: Any) -> Any:
     """Text for bytes, whatever the client was told about decoding, in lists, tuples and mappings too."""
     if isinstance(value, bytes):
-        return value.decode()
+        return value.decode(errors="replace")  # what is no text is not ours
     if isinstance(value, (list, tuple, set)):
         return [_text(one) for one in value]
     if isinstance(value, Mapping):

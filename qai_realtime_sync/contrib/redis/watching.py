@@ -12,7 +12,7 @@ import attrs
 
 from qai_realtime_sync.audio import b64decode
 from qai_realtime_sync.contrib.redis.store import Keys, Store
-from qai_realtime_sync.contrib.sse import INNER_FIELDS, FOR_A_PAGE
+from qai_realtime_sync.contrib.sse import FOR_A_PAGE, INNER_FIELDS
 from qai_realtime_sync.dialects import wire
 from qai_realtime_sync.errors import ConfigError, ConnectError
 from qai_realtime_sync.events import AudioDelta, Event, event_class, event_from_dict
@@ -123,15 +123,19 @@ def spelling(events: Collection[str] | Literal["all"] | None) -> Callable[[Publi
 def sse(found: Iterator[PublishedEvent | None], spell: Callable[[PublishedEvent], Mapping[str, Any] | None]) -> Iterator[bytes]:
     """The same messages as of a conversation of this process (`contrib.sse`): the id and the JSON; ``missed`` before a gap."""
     yield b"retry: 1000\n\n"  # at once, so that the page knows that it is connected
+    last = ""
     try:
         for one in found:
             if one is None:
                 yield b":\n\n"
                 continue
+            last = one.id
             if one.lost:
                 yield b"event: missed\ndata: %d\n\n" % one.lost
             value = spell(one)
             if value is not None:
                 yield b"id: %s\ndata: %s\n\n" % (one.id.encode(), wire.dumps(value))
+        if last:  # tells nothing, but a browser that was told nothing comes back with it, and learns of the end
+            yield b"id: %s\n\n" % last.encode()
     except ConnectError as error:
         yield b": %s\n\n" % str(error.code).encode()  # who reads it comes back with the last id
