@@ -13,6 +13,7 @@ from qai_realtime_sync.errors import ConfigError
 
 __all__ = ["handles_sigterm", "install_signal_handlers"]
 
+_AGAIN = 0.5  # seconds
 _guard: _Guard | None = None
 
 
@@ -45,6 +46,7 @@ class _Guard:
         self._main = threading.get_native_id()
         # SimpleQueue.put is safe in a signal handler, even one that interrupts another put of the same thread.
         self._told: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asked = False
         self._thread = threading.Thread(target=self._run, name="qai-signals", daemon=True)
         self._thread.start()
@@ -61,6 +63,8 @@ class _Guard:
             self._told.put(number)
             return
         # The clients are closed, or somebody is in a hurry, or this is a fork that has none of them.
+        if self._pid == os.getpid():
+            self._arrived.put(number)
         before = self._before
         if callable(before):
             before(number, frame)
@@ -74,6 +78,16 @@ class _Guard:
             close_all()
         finally:  # the process was told to end: no failure of ours may keep it
             self._pass_on(number)
+            while not self._has_arrived() and self.is_installed:
+                self._pass_on(number)
+
+    def _has_arrived(self) -> bool:
+        """A signal that comes just before the main thread begins to wait is noted, but does not wake it: then it needs another."""
+        try:
+            self._arrived.get(timeout=_AGAIN)
+        except queue.Empty:
+            return False
+        return True
 
     def _pass_on(self, number: int) -> None:
         """Let the main thread have the signal again: only there may a handler be changed, and only a signal of its own wakes it surely."""

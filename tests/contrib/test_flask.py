@@ -603,7 +603,9 @@ def test_a_worker_that_cannot_last_is_warned_of(
 
 
 @pytest.mark.parametrize(
-    "uwsgi", [{"opt": {"enable-threads": True}, "version": b"2.0.26"}, {"opt": {"http": b":80"}, "version": b"2.0.27"}], ids=["asked", "2.0.27"]
+    "uwsgi",
+    [{"opt": {"enable-threads": True}, "version": b"2.0.26"}, {"opt": {"http": b":80"}, "version": b"2.0.27"}],
+    ids=["asked", "2.0.27"],
 )
 def test_uwsgi_with_threads_is_fine(
     app: flask.Flask, uwsgi: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
