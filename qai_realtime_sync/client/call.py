@@ -150,7 +150,7 @@ class Call:
         if not self.is_ours:
             raise ForkedClientError(
                 f"this client was made in process {self.pid} and cannot be used in its child {os.getpid()}: make a client in each "
-                "process, after the fork (in gunicorn without --preload or in post_fork, in Celery in the task)"
+                "process, after the fork (in gunicorn without --preload or in post_fork, in uWSGI with --lazy-apps, in Celery in the task)"
             )
 
     # -- what is going on ------------------------------------------------------------------------------------------------
