@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import wave
 from array import array
 from collections.abc import Callable, Iterator
@@ -425,6 +426,85 @@ def test_a_pipe_that_nobody_reads_is_told() -> None:
         with pytest.raises(RealtimeError) as caught:
             speaker.write(tone(0.1))
         assert caught.value is lost[0]
+
+
+class _Odd(io.RawIOBase):
+    """A pipe of the user's own whose methods fail in a way of their own."""
+
+    def write(self, block: Any) -> int:
+        raise RuntimeError("not today")
+
+    def read(self, size: int = -1) -> bytes:
+        raise RuntimeError("not today")
+
+
+@pytest.mark.parametrize("end", [Speaker, Microphone])
+def test_a_pipe_that_fails_in_a_way_of_its_own_is_told(end: type[Speaker] | type[Microphone], caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever an object in place of a pipe raises is a lost device with its words, not a thread that dies silently."""
+    lost: list[RealtimeError] = []
+    told = threading.Event()
+
+    def on_lost(error: RealtimeError) -> None:
+        lost.append(error)
+        told.set()
+
+    with end(pipe=_Odd(), on_lost=on_lost) as line:  # type: ignore[arg-type]
+        assert told.wait(PATIENCE)
+        assert line.error is lost[0]
+    assert lost[0].code == "device_lost"
+    assert "RuntimeError: not today" in str(lost[0])
+
+
+def test_a_loss_that_is_raised_often_does_not_grow(tmp_path: pathlib.Path) -> None:
+    """A program that goes on writing to a lost speaker keeps no traceback of each attempt."""
+    told = threading.Event()
+    with Speaker(pipe=_Odd(), on_lost=lambda error: told.set()) as speaker:  # type: ignore[arg-type]
+        assert told.wait(PATIENCE)
+        for _ in range(50):
+            with pytest.raises(RealtimeError) as caught:
+                speaker.write(tone(0.02))
+        assert len(traceback.extract_tb(caught.value.__traceback__)) <= 2
+
+
+def test_a_lost_speaker_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A conversation whose speaker is lost goes on, and its log has one line about it, not one for every piece of sound."""
+    pytest.importorskip("simple_websocket", reason="the local server needs simple-websocket")
+    from qai_realtime_sync.offline import RealtimeServer
+
+    told = threading.Event()
+    with RealtimeServer(light=True, key="secret") as server, Speaker(pipe=_Odd(), on_lost=lambda error: told.set()) as speaker:  # type: ignore[arg-type]
+        assert told.wait(PATIENCE)
+        with RealtimeClient("secret", base_url=server.url) as client:
+            client.play_to(speaker)
+            for _ in range(2):
+                client.ask("Hello", timeout=PATIENCE)
+    assert [record.message for record in caplog.records].count("the sink of play_to failed") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"tail": "x"}, "tail"),
+        ({"most_waiting": -1}, "most_waiting"),
+        ({"silence_after": math.nan}, "silence_after"),
+        ({"half_duplex": 5}, "Speaker"),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_of_the_microphone_is_told_at_once(tmp_path: pathlib.Path, wrong: dict[str, Any], named: str) -> None:
+    """An option that would break the thread of the microphone later is refused by its name when it is made."""
+    with pytest.raises(ConfigError, match=named):
+        Microphone(file=write_wav(tmp_path / "a.wav", tone(0.1)), **wrong)
+
+
+def test_a_file_that_is_no_sound_is_named_and_nothing_waits_for_it(tmp_path: pathlib.Path) -> None:
+    """The error names the file, and who reads from the microphone all the same is told that it does not listen."""
+    (tmp_path / "notes.wav").write_text("these are words", encoding="utf-8")
+    microphone = Microphone(file=tmp_path / "notes.wav")
+    with pytest.raises(ConfigError, match=r"notes\.wav"):
+        microphone.start()
+    with pytest.raises(NotConnectedError):
+        microphone.read(1.0)
 
 
 # -- half-duplex, levels, sending ----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pathlib
+import shlex
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -187,7 +188,7 @@ class DemoCall:
         value["demo"] = {**told, "server": {"conversations": self._journal["conversations"]} if self._journal else None}
         path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", errors="backslashreplace")
         say(f"listen to {self._folder / 'conversation.wav'} (caller left, assistant right)")
-        say(f"see it: qai-realtime report {self._folder}")
+        say(f"see it: qai-realtime report {shlex.quote(str(self._folder))}")
         return (0 if all(check.ok for check in checks) else 1), told
 
 

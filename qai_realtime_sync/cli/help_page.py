@@ -20,6 +20,13 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(*arguments, **options)
         self.example = ""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what this command does not know here, with its own usage; the program would only show its own."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}; {self.prog} --help shows the options")
+        return parsed, unknown
+
     def format_usage(self) -> str:
         """One line: what must be given; options are told below it."""
         words = []

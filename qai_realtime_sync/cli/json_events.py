@@ -11,10 +11,16 @@ from qai_realtime_sync.cli.terminal import json_line
 __all__ = ["follow_as_json"]
 
 
-def follow_as_json(client: RealtimeClient, *, seconds: Callable[[], float] | None = None, background: bool = True) -> None:
+def follow_as_json(
+    client: RealtimeClient,
+    *,
+    seconds: Callable[[], float] | None = None,
+    background: bool = True,
+    cut_off: Callable[[], object] | None = None,
+) -> None:
     """Print every event of a client that carries no sound, in the spelling of a recording's ``events.jsonl``.
 
-    ``seconds`` gives the time of each; without it they count from now.
+    ``seconds`` gives the time of each; without it they count from now. ``cut_off`` is called once when nobody reads any more.
     """
     begun = time.monotonic()
     now = seconds or (lambda: time.monotonic() - begun)
@@ -28,5 +34,7 @@ def follow_as_json(client: RealtimeClient, *, seconds: Callable[[], float] | Non
             json_line({"at": round(now(), 3), **event.to_dict()})
         except BrokenPipeError:  # nobody reads any more: the main thread stumbles over it too, and ends
             over = True
+            if cut_off is not None:
+                cut_off()
 
     client.on(Event, tell, background=background)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -130,7 +131,7 @@ class _Talk:
         self._begun = self._clock.now()
         self._live: Live | None = None
         if arguments.json:
-            follow_as_json(client, seconds=self._now)
+            follow_as_json(client, seconds=self._now, cut_off=client.close if arguments.mic else None)
         else:
             self._live = Live(self._now)
             self._live.follow(client)
@@ -175,7 +176,7 @@ class _Talk:
         if self._clock.skips:
             text = load(self._folder).turns.to_json(indent=2)
             (self._folder / "transcript.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-        _note(f"the conversation is in {self._folder}{os.sep}; see it with: qai-realtime report {self._folder}")
+        _note(f"the conversation is in {self._folder}{os.sep}; see it with: qai-realtime report {shlex.quote(str(self._folder))}")
 
     def _started(self) -> None:
         self.connected = True

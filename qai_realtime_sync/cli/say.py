@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from qai_realtime_sync.audio import AudioFormat
 from qai_realtime_sync.cli.address import add_address, client_for, seconds
 from qai_realtime_sync.cli.assistant import add_assistant, config_from
 from qai_realtime_sync.cli.json_events import follow_as_json
-from qai_realtime_sync.cli.sound_files import is_folder, read_wav, send_all, write_wav
+from qai_realtime_sync.cli.sound_files import check_writable, is_folder, read_wav, send_all, write_wav
 from qai_realtime_sync.cli.terminal import cleaned, json_line
 from qai_realtime_sync.errors import ApiError, ConfigError
 
@@ -39,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json and arguments.out == "-":
         raise ConfigError("--json and --out - both want standard output; give the sound a file")
     pcm = recording_of(arguments.what)
+    if arguments.out not in (None, "-") and not is_folder(arguments.out):
+        check_writable(arguments.out)
     sound, words = bytearray(), _Words(to=sys.stderr if arguments.out == "-" else sys.stdout)
     with ExitStack() as stack:
         client = stack.enter_context(client_for(arguments, config_from(arguments, turn_detection=None)))
@@ -69,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def recording_of(what: str) -> bytes:
     """The sound of a WAV file, or nothing for a sentence. Raises: `ConfigError` for what only looks like a file."""
+    if not what.strip():
+        raise ConfigError("there is nothing to say: give a sentence, or the path of a WAV file")
     if os.path.isfile(what):
         return read_wav(what, _AUDIO)
     separators = [separator for separator in (os.sep, os.altsep) if separator]
@@ -125,7 +130,7 @@ def _write(out: str | None, pcm: bytes) -> str:
     if not is_folder(out):
         write_wav(out, pcm, _AUDIO)
         return f"{length} in {out}"
-    return f"the conversation is in {pathlib.Path(out)}{os.sep}; see it with: qai-realtime report {out}"
+    return f"the conversation is in {pathlib.Path(out)}{os.sep}; see it with: qai-realtime report {shlex.quote(out)}"
 
 
 class _Words:

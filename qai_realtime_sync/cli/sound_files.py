@@ -12,7 +12,7 @@ from qai_realtime_sync import RealtimeClient
 from qai_realtime_sync.audio import AudioFormat, Converter
 from qai_realtime_sync.errors import ConfigError
 
-__all__ = ["is_folder", "read_wav", "send_all", "write_wav"]
+__all__ = ["check_writable", "is_folder", "read_wav", "send_all", "write_wav"]
 
 
 def read_wav(path: str | os.PathLike[str], audio: AudioFormat) -> bytes:
@@ -25,7 +25,8 @@ def read_wav(path: str | os.PathLike[str], audio: AudioFormat) -> bytes:
             channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
             data = file.readframes(file.getnframes())
     except (OSError, EOFError, wave.Error) as error:
-        raise ConfigError(f"{str(path)!r} cannot be read as a WAV file: {error}", code="invalid_wav") from error
+        why = getattr(error, "strerror", None) or str(error) or "it is empty, or ends too early"
+        raise ConfigError(f"{str(path)!r} cannot be read as a WAV file: {why}", code="invalid_wav") from error
     if width not in (1, 2):
         raise ConfigError(f"{str(path)!r} has {8 * width} bits per sample; save it with 16 bits (PCM)", code="invalid_wav")
     samples = array("h", (256 * (value - 128) for value in data)) if width == 1 else array("h", data[: len(data) // 2 * 2])
@@ -40,6 +41,20 @@ def read_wav(path: str | os.PathLike[str], audio: AudioFormat) -> bytes:
 def is_folder(out: str) -> bool:
     """Tell whether ``--out`` names a folder: one that is there, or a name that ends with a separator or has no ending."""
     return out != "-" and (os.path.isdir(out) or out.endswith(("/", os.sep)) or not os.path.splitext(out)[1])
+
+
+def check_writable(path: str) -> None:
+    """Raise `ConfigError` if no file can be written there: to be known before a conversation is paid for. Nothing is written."""
+    folder = os.path.dirname(path) or os.curdir
+    if os.path.isdir(path):
+        why = "it is a folder"
+    elif not os.path.isdir(folder):
+        why = f"there is no folder {folder!r}"
+    elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        why = "permission denied"
+    else:
+        return
+    raise ConfigError(f"{path!r} cannot be written: {why}", code="invalid_path")
 
 
 def write_wav(to: str | os.PathLike[str] | BinaryIO, pcm: bytes, audio: AudioFormat) -> None:

@@ -22,6 +22,7 @@ from qai_realtime_sync import (
     SpeechStarted,
     SpeechStopped,
     TextDelta,
+    TranscriptCorrected,
     TranscriptDelta,
     TranscriptDone,
     TranscriptFailed,
@@ -96,11 +97,12 @@ class TalkScreen:
     def follow(self, client: RealtimeClient) -> None:
         """Register for everything that is shown; in the background, since a terminal may be slow."""
         if self._as_json:
-            follow_as_json(client)
+            follow_as_json(client, cut_off=self._cut_off)
             return
         client.on(TranscriptDelta, self._words, background=True)
         client.on(TextDelta, lambda event: self._add("assistant", event.item_id, event.delta), background=True)
         client.on(TranscriptDone, self._whole, background=True)
+        client.on(TranscriptCorrected, self._corrected, background=True)
         client.on(TranscriptFailed, lambda event: self.line("", f"(no transcript: {event.message})", "warning"), background=True)
         client.on(SpeechStarted, lambda event: self._begins("you", "…"), background=True)
         client.on(PlaybackStopped, self._stopped, background=True)
@@ -110,6 +112,9 @@ class TalkScreen:
         client.on(HandlerFailed, lambda event: self.line("error", f"{event.handler}: {event.error}", "bad"), background=True)
         client.on(Reconnecting, lambda event: self.line("", f"(connection lost, attempt {event.attempt})", "warning"), background=True)
         client.on(Reconnected, lambda event: self.line("", "(connected again)", "good"), background=True)
+
+    def _cut_off(self) -> None:
+        self._is_cut_off = True
 
     def line(self, who: str, text: str, style: str = "") -> None:
         """Show a line that stays, broken between words in a terminal; with JSON the events tell it."""
@@ -173,11 +178,15 @@ class TalkScreen:
             self._spoken[who] += words
 
     def _whole(self, event: TranscriptDone) -> None:
-        if not event.final:
-            return
+        if not event.transcript.strip() or (event.source == "input" and not event.final):
+            return  # of an answer ElevenLabs tells the text once, before it is spoken; what was heard of it comes as a correction
         who = "assistant" if event.source == "output" else "you"
         self._begins(who, "")
         self.line(who, event.transcript, "assistant" if who == "assistant" else "caller")
+
+    def _corrected(self, event: TranscriptCorrected) -> None:
+        if event.corrected.strip():
+            self.line("", f"(the service takes this for heard: {event.corrected})", "quiet")
 
     def _stopped(self, event: PlaybackStopped) -> None:
         if event.reason != "finished":

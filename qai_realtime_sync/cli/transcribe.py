@@ -10,7 +10,7 @@ from qai_realtime_sync.audio import AudioFormat
 from qai_realtime_sync.cli.address import add_address, client_for, seconds
 from qai_realtime_sync.cli.assistant import config_from
 from qai_realtime_sync.cli.json_events import follow_as_json
-from qai_realtime_sync.cli.sound_files import read_wav, send_all
+from qai_realtime_sync.cli.sound_files import check_writable, read_wav, send_all
 from qai_realtime_sync.cli.terminal import json_line, say
 from qai_realtime_sync.errors import ApiError, ConfigError
 
@@ -34,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the words; return 0. Raises: `RealtimeError`."""
     pcm = read_wav(arguments.file, _AUDIO)
+    if arguments.out:
+        check_writable(arguments.out)
     with client_for(arguments, config_from(arguments, turn_detection=None), words=True) as client:
         if arguments.json:
             follow_as_json(client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import select
@@ -19,6 +20,7 @@ from qai_realtime_sync.errors import ConfigError, RealtimeError
 
 __all__ = ["FileInput", "FileOutput", "PipeInput", "PipeOutput"]
 
+_log = logging.getLogger("qai_realtime_sync")
 _STOPS_WITHIN = 1.0
 _LATE = 1.0  # seconds: who is later than that has been suspended, and does not catch up
 
@@ -48,6 +50,9 @@ class _Paced:
                     failed(lost(self.name, getattr(error, "strerror", "") or str(error) or type(error).__name__))
             except RealtimeError as error:
                 failed(error)
+            except Exception as error:  # a pipe may be an object of the user's own
+                _log.error("%s failed", self.name, exc_info=error)
+                failed(lost(self.name, f"{type(error).__name__}: {error}"))
             finally:
                 self._close()
 
@@ -166,6 +171,9 @@ class FileInput(_Input):
         try:
             wav = WavIn(self._file)
             converter = Converter(wav.audio, self._audio)
+        except ConfigError as error:
+            self._file.close()
+            raise ConfigError(f"{os.fspath(self._path)!r}: {error}", code=str(error.code)) from error
         except BaseException:
             self._file.close()
             raise

@@ -56,6 +56,11 @@ class Microphone:
         backend: str = "",
     ) -> None:
         check_one_end(device, file, pipe)
+        for name, value in (("tail", tail), ("most_waiting", most_waiting), ("silence_after", silence_after)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+                raise ConfigError(f"{name} must be a number of seconds, 0 or more, not {value!r}", code="invalid_audio")
+        if half_duplex is not None and not isinstance(half_duplex, Speaker):
+            raise ConfigError(f"half_duplex must be the Speaker that is heard, not {type(half_duplex).__name__}", code="invalid_device")
         self.audio = audio or AudioFormat()
         """The format of the blocks."""
         check_block(self.audio, block_ms)
@@ -94,7 +99,11 @@ class Microphone:
         if self._started:
             raise ConfigError("this Microphone was started before; make a new one", code="already_used")
         self._started = True
-        self._line.start(self._give, self._ended, self._lost)
+        try:
+            self._line.start(self._give, self._ended, self._lost)
+        except BaseException:
+            self._started = False
+            raise
         return self
 
     def stop(self) -> None:
@@ -129,7 +138,7 @@ class Microphone:
         with self._ready:
             while not self._blocks:
                 if self.error is not None:
-                    raise self.error
+                    raise self.error.with_traceback(None)  # else it grows each time
                 if self._over:
                     return b""
                 left = None if deadline is None else deadline - time.monotonic()

@@ -130,7 +130,7 @@ class Speaker:
     def write(self, audio: bytes) -> None:
         """Queue sound behind what still plays. Raises: `NotConnectedError` unless started; `RealtimeError` when the device is lost."""
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)  # else it grows each time
         if self._line is None or self._is_over:
             raise NotConnectedError("this Speaker does not play: call start(), or use it in a `with` block", code="not_started")
         pcm = self._decoder.convert(audio) if self._decoder is not None else bytes(audio)

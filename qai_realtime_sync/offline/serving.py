@@ -128,7 +128,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
     parser.add_argument("--key", help="the key that clients must show (default: any)")
     parser.add_argument("--light", action="store_true", help="tones instead of speech, no words; very cheap")
-    parser.add_argument("--dialect", metavar="NAME", choices=sorted(DIALECTS), default="xai", help=f"its wire: {_NAMES} (default: %(default)s)")
+    parser.add_argument("--dialect", metavar="NAME", choices=sorted(DIALECTS), default="xai", help=f"its wire: {_NAMES} (%(default)s)")
     parser.add_argument("--script", metavar="FILE", help="a JSON file of patterns and answers")
     parser.add_argument("--pace", type=float, default=4.0, help="how much faster sound is sent than played (default: 4)")
     parser.add_argument("--session-cap", metavar="S", type=float, help="seconds after which every session ends")

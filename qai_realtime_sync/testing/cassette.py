@@ -15,6 +15,7 @@ import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 import attrs
 
@@ -26,10 +27,22 @@ __all__ = ["Cassette", "Entry", "difference", "frame_of", "scrubbed", "shown", "
 VERSION: Final = 1
 _SECRETS: Final = re.compile(
     r"(?:\b(?:sk|ek|qai|xai|gsk|cvtkn|auth_tokens)[-_/][A-Za-z0-9_-]{12,}|\bAIza[A-Za-z0-9_-]{30,}|\beyJ[\w-]+\.[\w-]+\.[\w-]+"
-    r"|(?<=Bearer )[\w.~+/=-]+|(?<=[?&](?:key)=)[^&\s\"]+|(?<=[?&]token=)[^&\s\"]+|(?<=conversation_signature=)[^&\s\"]+)"
+    r"|\b(?:gh[opsu]|github_pat)_\w{20,}|\bAKIA[A-Z0-9]{16}\b|\bxox[a-z]-[\w-]{10,}"
+    r"|(?<=Bearer )[\w.~+/=-]+|(?<=Basic )[A-Za-z0-9+/]{8,}={0,2}|(?<=://)[^/\s:@\"]*:[^/\s@\"]+(?=@))"
+)
+_NAME: Final = (
+    r"(?:api[_-]?key|passw(?:or)?d|secret|signature|credential|authorization"
+    r"|(?:access|refresh|auth|session|client|ephemeral|bearer)[_-]?token)"
+)
+_SECRET_NAME: Final = re.compile(rf"[\w-]*{_NAME}", re.IGNORECASE)
+# A name and its value inside a text: quoted as in JSON, a part of an address, or as people write it (then a word with a digit in it).
+_NAMED: Final = re.compile(
+    rf"({_NAME}\\*[\"']\s*:\s*\\*[\"'])[^\"'\\]+|([?&](?:[\w-]{{0,40}}{_NAME}|key|token|sig)=)[^&\s\"'\\]+"
+    rf"|({_NAME}\s*[:=]\s*)(?=[^\s\"',;&]*\d)[^\s\"',;&]{{8,}}",
+    re.IGNORECASE,
 )
 _REDACTED: Final = "<redacted>"
-_SOUND: Final = 256  # characters of text without a blank that may be sound, and are left alone
+_SOUND: Final = re.compile(r"[A-Za-z0-9+/]{256,}={0,2}")  # may be sound, and is left alone
 # What differs from run to run and means nothing, and what a newer version of the library may write otherwise.
 _UNTELLING: Final = frozenset(
     "connection at direction event_id item_id response_id context_id previous_item_id approval_id ping_id audio image count config changes "
@@ -121,19 +134,25 @@ def _changed(key: str, value: Any, change: Callable[[str, Any], Any]) -> Any:
 
 def scrubbed(value: Any, known: Iterable[str]) -> Any:
     """Return a JSON value without what could be a secret: fields of such names, the ``known`` keys anywhere, what looks like a key."""
-    return _scrubbed(redacted(value), tuple(known))
+    encoded = [form for one in known for form in (one, base64.b64encode(one.encode()).decode().rstrip("="), quote(one, safe=""))]
+    return _scrubbed(redacted(value), tuple(encoded))
 
 
 def _scrubbed(value: Any, known: tuple[str, ...]) -> Any:
     if isinstance(value, dict):
-        return {_scrubbed(key, known): _scrubbed(one, known) for key, one in value.items()}
+        return {
+            _scrubbed(key, known): _REDACTED if one and isinstance(one, str) and _SECRET_NAME.fullmatch(key) else _scrubbed(one, known)
+            for key, one in value.items()
+        }
     if isinstance(value, list):
         return [_scrubbed(one, known) for one in value]
     if not isinstance(value, str):
         return value
     for secret in known:
         value = value.replace(secret, _REDACTED)
-    return value if len(value) > _SOUND and " " not in value and value.isascii() and "." not in value else _SECRETS.sub(_REDACTED, value)
+    if _SOUND.fullmatch(value):
+        return value
+    return _NAMED.sub(lambda found: "".join(filter(None, found.groups())) + _REDACTED, _SECRETS.sub(_REDACTED, value))
 
 
 # -- commands ------------------------------------------------------------------------------------------------------------------

@@ -16,10 +16,11 @@ from qai_realtime_sync.offline.script import Situation
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Action", "Expectation", "Run", "Trigger", "pattern_of"]
+__all__ = ["Action", "Expectation", "Run", "Trigger", "check_close", "pattern_of"]
 
 Pattern: TypeAlias = "str | re.Pattern[str]"
 _LAST: Final = frozenset({"interrupt", "fail", "close", "drop"})
+_LONGEST_REASON: Final = 123  # bytes, RFC 6455
 
 
 def pattern_of(pattern: Pattern) -> re.Pattern[str]:
@@ -126,6 +127,9 @@ class Expectation:
 
     def say(self, *sentences: str) -> Self:
         """Say these sentences; ``{0}``, ``{1}``, ``{name}`` stand for the match of the pattern and its groups."""
+        for one in sentences:
+            if not isinstance(one, str):
+                raise ConfigError(f"say() takes text, not {one!r}", code="invalid_script")
         text = " ".join(sentences)
         self._load_voice()  # now, and not in the time that the client waits for its answer
         return self._add(kind="say", label=f"say({_quoted(text)})", text=text)
@@ -154,10 +158,12 @@ class Expectation:
 
     def until_interrupted(self, timeout: float = 10.0) -> Self:
         """Keep the answer open until the caller speaks, or the client cancels it; at most ``timeout`` seconds."""
+        _check_seconds("until_interrupted()", timeout)
         return self._add(kind="interrupt", label="until_interrupted()", seconds=timeout)
 
     def slow(self, seconds: float) -> Self:
         """Wait so many real seconds before what comes next."""
+        _check_seconds("slow()", seconds)
         return self._add(kind="slow", label=f"slow({seconds:g})", seconds=seconds)
 
     def fail(self, code: str = "server_error", message: str = "The server had an error while processing your request.") -> Self:
@@ -171,6 +177,7 @@ class Expectation:
 
     def close(self, code: int = 1000, reason: str = "") -> Self:
         """Close the connection with a code and a reason."""
+        check_close(code, reason)
         return self._add(kind="close", label=f"close({code}{', ' + _quoted(reason) if reason else ''})", code=code, text=reason)
 
     def drop(self) -> Self:
@@ -203,6 +210,19 @@ class Expectation:
         last = self.rounds[-1][-1]
         self.rounds = [*self.rounds[:-1], [*self.rounds[-1][:-1], attrs.evolve(last, label=f"then_{last.label}")]]
         return same
+
+
+def check_close(code: object, reason: object) -> None:
+    """Raise `ConfigError` for what cannot stand in a close frame."""
+    if isinstance(code, bool) or not isinstance(code, int) or not 1000 <= code <= 4999:
+        raise ConfigError(f"close() needs a code from 1000 to 4999, not {code!r}", code="invalid_script")
+    if not isinstance(reason, str) or len(reason.encode()) > _LONGEST_REASON:
+        raise ConfigError(f"close() takes a reason of at most {_LONGEST_REASON} bytes, not {reason!r}", code="invalid_script")
+
+
+def _check_seconds(what: str, seconds: object) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        raise ConfigError(f"{what} needs a number of seconds, not {seconds!r}", code="invalid_script")
 
 
 def _quoted(text: str) -> str:

@@ -109,14 +109,21 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
     """Fail a test whose service did not get to see what was expected; add that to the report of one that failed anyway."""
     outcome = yield
     servers = item.__dict__.pop(_SERVERS, [])
-    if outcome.excinfo is None:
+    failed = outcome.excinfo[0] if outcome.excinfo is not None else _failed_in_unittest(item)
+    if failed is None:
         try:
             for server in servers:
                 if server.must_complete:
                     server.assert_complete()
         except AssertionError as error:
             outcome.force_exception(pytest.fail.Exception(str(error), pytrace=False))  # where it was raised says nothing to anybody
-    elif not issubclass(outcome.excinfo[0], pytest.skip.Exception):
+    elif not issubclass(failed, pytest.skip.Exception):
         for server in servers:
             if report := server.report():
                 item.add_report_section("call", "realtime service", report)
+
+
+def _failed_in_unittest(item: pytest.Item) -> type[BaseException] | None:
+    """Return what a method of a `unittest.TestCase` failed with: pytest keeps that for its report, and raises nothing."""
+    kept = getattr(item, "_excinfo", None)
+    return kept[-1].type if kept else None

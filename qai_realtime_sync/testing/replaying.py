@@ -13,7 +13,7 @@ from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.offline.line import Line
 from qai_realtime_sync.offline.server import RealtimeServer
 from qai_realtime_sync.offline.tap import Refusal
-from qai_realtime_sync.testing.cassette import Cassette, Entry, difference, frame_of, shown
+from qai_realtime_sync.testing.cassette import Cassette, Entry, difference, frame_of, scrubbed, shown
 from qai_realtime_sync.testing.loopback import KEY, Loopback
 from qai_realtime_sync.testing.words import commands_of
 
@@ -165,7 +165,8 @@ class _Playing:
         if isinstance(command, SendAudio):
             self._heard += len(command.audio)
             return
-        sent = {name: value for name, value in command.to_dict().items() if name != "config"}
+        told = {name: value for name, value in command.to_dict().items() if name != "config"}
+        sent = scrubbed(told, (KEY,))  # as it was recorded
         waiting = [one for one in self._entries[self._at :] if one.direction == "sent" and not one.met and one.name != "send_audio"]
         entry = self._same(waiting, sent)
         if entry is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from collections.abc import Mapping
@@ -12,8 +13,10 @@ from qai_realtime_sync.errors import ConfigError, RealtimeTimeoutError
 from qai_realtime_sync.offline.items import RefusedError, Request
 from qai_realtime_sync.offline.ledger import Ledger
 from qai_realtime_sync.offline.script import Say
+from qai_realtime_sync.offline.server import RealtimeServer
+from qai_realtime_sync.testing.cassette import scrubbed
 from qai_realtime_sync.testing.ears import Ears
-from qai_realtime_sync.testing.expectation import Expectation
+from qai_realtime_sync.testing.expectation import Expectation, check_close
 from qai_realtime_sync.testing.faults import Faults
 from qai_realtime_sync.testing.journal import Journal
 from qai_realtime_sync.testing.loopback import KEY, Loopback
@@ -71,7 +74,9 @@ class ScriptedServer(Loopback):
                 self._story, self.journal, self.fault, key=key, dialect=dialect, voice=self._ears, light=light, **options
             )
         except TypeError as error:
-            raise ConfigError(f"ScriptedServer: {error}", code="invalid_option") from None
+            unknown = sorted(set(options) - set(inspect.signature(RealtimeServer.__init__).parameters))
+            told = f"there is no option {', '.join(map(repr, unknown))}; there are: {', '.join(_options())}" if unknown else str(error)
+            raise ConfigError(f"ScriptedServer: {told}", code="invalid_option") from None
         super().__init__(self._server, key)
 
     def __repr__(self) -> str:
@@ -141,6 +146,7 @@ class ScriptedServer(Loopback):
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close every connection with this code and reason."""
+        check_close(code, reason)
         for tap in self._server.taps():
             tap.close(code, reason)
 
@@ -185,7 +191,8 @@ class ScriptedServer(Loopback):
         found = [*self._story.problems(self._summary), *self.fault.problems()]
         if not found:
             return ""
-        return "\n".join(["the conversation did not go as the test expects:", *(f"  - {one}" for one in found)])
+        text = "\n".join(["the conversation did not go as the test expects:", *(f"  - {one}" for one in found)])
+        return str(scrubbed(text, ()))  # it goes into logs of other machines
 
     def _summary(self, connection: str) -> str:
         return self.journal.summary(int(connection) if connection else None)
@@ -194,3 +201,10 @@ class ScriptedServer(Loopback):
         """Wait a moment for what is under way; then raise AssertionError if something expected did not happen, or something else did."""
         self._story.wait(timeout, lambda: not self._server.taps())
         super().assert_complete()
+
+
+def _options() -> list[str]:
+    """The options that there are, by their names."""
+    own, more = (inspect.signature(one.__init__).parameters for one in (ScriptedServer, RealtimeServer))
+    given = {"self", "options", "script", "voice"}
+    return sorted({*own, *more} - given)

@@ -266,7 +266,9 @@ class Story(Script):
             times, runs = expectation.times, len(expectation.runs)
             if times is not None and runs < times:
                 count = f" ({runs} of {times} times so far)" if times > 1 else ""
-                found.append(f"{expectation.step(0)}: {expectation.trigger.never}{count}; the client sent: {summary(None)}")
+                label = expectation.trigger.label
+                again = " once more" * any(one.trigger.label == label and one.runs for one in self.expectations if one is not expectation)
+                found.append(f"{expectation.step(0)}: {expectation.trigger.never}{again}{count}; the client sent: {summary(None)}")
         for said, expected in self.unexpected:
             found.append(f"unexpected: {json.dumps(said, ensure_ascii=False)}; expected at that moment: {expected}")
         return found

@@ -102,7 +102,7 @@ class _UpgradeSocket:
     def recv(self, size: int) -> bytes:
         """Read the whole answer on the first call, then hand out the lines the library needs.
 
-        It asks for one byte at a time until that is a line feed. It gets a line, then its line feed: a sixth of the cost of an upgrade less.
+        It asks for one byte at a time until that is a line feed. It gets a line, then its line feed: an upgrade costs a sixth less.
         """
         if self.answer is None:
             try:

@@ -52,11 +52,12 @@ class Running:
         )
         self.output = ""
 
-    def read_until(self, words: str, within: float = 60.0) -> str:
-        """Read until a line has these words, and return it; fails the test if the output ends first."""
+    def read_until(self, words: str, within: float = 60.0, *, whole: bool = True) -> str:
+        """Read until a line (a ``whole`` one, or its beginning) has these words, and return it; fails the test if the output ends first."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + within
-        while not (lines := [line for line in self.output.splitlines(keepends=True) if words in line and line.endswith("\n")]):
+        end = "\n" if whole else ""
+        while not (lines := [line for line in self.output.splitlines(keepends=True) if words in line and line.endswith(end)]):
             ready = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]
             piece = os.read(self.process.stdout.fileno(), 65536).decode() if ready else ""
             assert piece, f"{words!r} did not come within {within:g} s; the output is:\n{self.output}"

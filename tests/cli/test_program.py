@@ -86,6 +86,8 @@ def without(libraries: str, *arguments: str, cwd: pathlib.Path) -> subprocess.Co
         ["session", "create", "--body", "[1]", "--key", "k"],
         ["session", "create", "--body", "{", "--key", "k"],
         ["say"],
+        ["say", " ", "--local"],
+        ["record", "", "--local"],
         ["say", "hello", "--local", "--url", "http://127.0.0.1:1"],
         ["say", "hello", "--url", "http://127.0.0.1:1"],
         ["say", "hello", "--out", "-", "--json"],
@@ -107,6 +109,72 @@ def test_wrong_usage_is_2(serving: None, arguments: list[str], capsys: pytest.Ca
     """What was typed wrong ends with exit code 2 and a word on standard error."""
     assert main(arguments) == 2
     assert "error" in capsys.readouterr().err or not arguments
+
+
+@pytest.mark.parametrize("arguments", [["say", "hello", "--nonsense"], ["session", "end", "s", "--seconds", "1", "--nonsense"]])
+def test_an_unknown_option_shows_the_usage_of_its_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """An option that a command does not have is refused with the usage of that command, not of the program."""
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    command = "session end" if arguments[0] == "session" else "say"
+    assert told.startswith(f"usage: qai-realtime {command} ")
+    assert "--nonsense" in told
+
+
+@pytest.mark.parametrize("command", ["say", "transcribe"])
+@pytest.mark.parametrize("out", ["nowhere/answer.wav", "file/answer.wav"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_sent(
+    server: Any, command: str, out: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody pays for an answer that has no place: nothing reaches the service."""
+    (tmp_path / "file").touch()
+    write_wav(tmp_path / "a.wav", bytes(4800), AudioFormat())
+    arguments = [command, str(tmp_path / "a.wav"), "--out", str(tmp_path / out), "--url", server.url, "--key", "secret"]
+    assert main(arguments) == 1
+    assert "there is no folder" in capsys.readouterr().err
+    assert server.journal == []
+
+
+@pytest.mark.parametrize(("name", "why"), [("none.wav", "No such file"), ("empty.wav", "it is empty, or ends too early")])
+def test_a_wav_file_that_cannot_be_read_is_told_with_its_reason(
+    name: str, why: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message names the file once, and never ends without a reason."""
+    (tmp_path / "empty.wav").touch()
+    assert main(["transcribe", str(tmp_path / name), "--local"]) == 2
+    told = capsys.readouterr().err
+    assert why in told
+    assert told.count(name) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["say", "Grüße, wie geht es?"], ["record", "Grüße, wie geht es?", "--out", "call"]])
+def test_letters_that_the_output_does_not_have_are_no_traceback(server: Any, arguments: list[str], tmp_path: pathlib.Path) -> None:
+    """Where standard output is ASCII, as in a pipe of an old system, everything ends well all the same."""
+    given = arguments if arguments == ["--help"] else [*arguments, "--url", server.url, "--key", "secret"]
+    done = subprocess.run(
+        [*COMMAND, *given],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert done.stdout.isascii()
+    assert "\\" in done.stdout
+
+
+def test_a_folder_with_spaces_is_quoted_in_the_command_to_copy(server: Any, tmp_path: pathlib.Path) -> None:
+    """What is proposed as the next command works when it is copied, whatever the folder is called."""
+    done = subprocess.run(
+        [*COMMAND, "record", "Hello", "--out", "my call", "--url", server.url, "--key", "secret"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr.endswith("qai-realtime report 'my call'\n"), done.stderr
 
 
 @pytest.mark.parametrize("command", ["say", "session create", "transcribe"])

@@ -175,7 +175,7 @@ def test_nobody_there(place: pathlib.Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words_before"),
     [
-        (["record", "Tell me a long story", "--pace", "--out", "call"], "connected"),
+        (["record", "Tell me a long story", "--pace", "--out", "call"], "assistant"),
         (["say", "Tell me a long story", "--local"], ""),
         (["transcribe", "long.wav", "--local"], ""),
         (["replay", "call"], "assistant"),
@@ -196,7 +196,7 @@ def test_ctrl_c_ends_within_three_seconds(
     write_wav("long.wav", tone(1.0) * 30, AudioFormat())
     command = start(*arguments)
     if words_before:
-        command.read_until(words_before)
+        command.read_until(words_before, whole=False)  # of `record`: not in the very write of the question, which Ctrl-C would tear
     else:
         wait_for_child(command)
     children = children_of(command.process.pid)
@@ -204,7 +204,7 @@ def test_ctrl_c_ends_within_three_seconds(
     command.process.send_signal(signal.SIGINT)
     code = command.finish(10)
     assert code == 130, command.output
-    assert time.monotonic() - begun < 6, "three seconds are promised, on a machine that has time"
+    assert time.monotonic() - begun < 3, "three seconds are promised"
     assert "Traceback" not in command.output
     assert "interrupted" in command.output
     assert all(ended(child, 2) for child in children)

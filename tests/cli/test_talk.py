@@ -133,7 +133,7 @@ def test_a_question_and_an_interruption(start: Start, voices: None, pulse: Pulse
     talk.process.send_signal(signal.SIGINT)
     at = time.monotonic()
     assert talk.finish(10) == 130, talk.output
-    assert time.monotonic() - at < 4
+    assert time.monotonic() - at < 3
     assert "Traceback" not in talk.output
     assert stopped - speaks < 1.5, "the answer went on after the user spoke"
     assert told == pytest.approx(stopped - begun, abs=0.4), "what was told to be heard is not what the loudspeaker gave"
@@ -146,7 +146,7 @@ def test_a_question_and_an_interruption(start: Start, voices: None, pulse: Pulse
     assert wrong_words(answers[-1], second) <= 0.25, f"{answers[-1]!r} was heard as {second!r}"
     heard = [line[11:] for line in talk.output.splitlines() if line.startswith("you  ")]
     # On a busy machine the sound server leaves holes in what it is given to play, and in what the microphone hears.
-    assert [wrong_words(said, told) <= 0.5 for said, told in zip((QUESTION, INTERRUPTION), heard, strict=True)] == [True, True], heard
+    assert [wrong_words(said, told) <= 0.35 for said, told in zip((QUESTION, INTERRUPTION), heard, strict=True)] == [True, True], heard
     assert "(turn 1: words after " in talk.output
 
 
@@ -162,7 +162,7 @@ def test_a_tone_is_answered_through_a_loudspeaker(start: Start, server: Any, pul
     talk.process.send_signal(signal.SIGINT)
     at = time.monotonic()
     assert talk.finish(10) == 130, talk.output
-    assert time.monotonic() - at < 4
+    assert time.monotonic() - at < 3
     assert "Traceback" not in talk.output
     assert [entry["code"] for entry in server.journal if entry["name"] == "closed"] == [1000], "the service was not told the end"
 
@@ -188,12 +188,13 @@ def test_half_duplex_against_echo(start: Start, server: Any, pulse: PulseServer,
         assert talk.output.count("\nyou  ") == 1
 
 
-def test_a_closed_pipe_ends_it(server: Any, tmp_path: pathlib.Path) -> None:
-    """When whoever reads the lines has gone, the conversation ends with exit code 1 and without a traceback."""
-    write_wav(tmp_path / "question.wav", tones("Hello there."), AUDIO)
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_closed_pipe_ends_it(server: Any, tmp_path: pathlib.Path, more: list[str]) -> None:
+    """When whoever reads the lines has gone, a conversation that would take a minute ends with exit code 1 and without a traceback."""
+    write_wav(tmp_path / "question.wav", tones("Hello there.") + bytes(60 * AUDIO.bytes_per_second), AUDIO)
     given = ["--url", server.url, "--key", "secret", "--input", "question.wav", "--output", "answer.wav"]
     talk = subprocess.Popen(
-        [*COMMAND, "talk", *given],
+        [*COMMAND, "talk", *given, *more],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert talk.stdout is not None
@@ -236,6 +237,21 @@ def test_a_file_is_answered_into_a_file(start: Start, server: Any, tmp_path: pat
     assert names[-1] == "closed"
     assert "audio_delta" not in names
     assert (result["name"], result["ok"], result["turns"], result["output"]) == ("result", True, 1, "the file answer.wav")
+
+
+@pytest.mark.parametrize("dialect", ["elevenlabs", "gemini", "openai"])
+def test_the_assistants_words_are_a_line_whoever_answers(serving: None, start: Start, tmp_path: pathlib.Path, dialect: str) -> None:
+    """Of every service the plain output has one line with the words of each answer, and none without words."""
+    from qai_realtime_sync.offline import RealtimeServer
+
+    write_wav(tmp_path / "question.wav", tones("Hello there."), AUDIO)
+    with RealtimeServer(light=True, key="secret", dialect=dialect) as running:
+        given = ["--provider", dialect, "--input", "question.wav", "--output", "answer.wav"]
+        talk = start("talk", "--url", running.ws_url, "--key", "secret", *given)
+        assert talk.finish(60) == 0, talk.output
+    told = [line[11:].strip() for line in talk.output.splitlines() if line.startswith("assistant")]
+    assert len(told) == 1, talk.output
+    assert told[0]
 
 
 @pytest.mark.long

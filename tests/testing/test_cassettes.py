@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -322,8 +323,8 @@ def test_less_sound(tmp_path: pathlib.Path) -> None:
     (size,) = [line["audio"] for line in lines_of(path)[1:] if line["name"] == "send_audio"]
     with ReplayServer(path) as server:
         client = server.client()
-        for _ in range(19):
-            client.send_audio(bytes(size // 20 // 2 * 2))
+        for pieces in [*[1] * 17, 2]:  # the answer comes after the last one: `wait_for` looks from there on
+            client.send_audio(bytes(pieces * (size // 20 // 2 * 2)))
         assert client.wait_for("response_done", timeout=PATIENCE).status == "completed"
     with ReplayServer(path, must_complete=False) as server:
         server.client().send_audio(bytes(size // 4 * 2))
@@ -375,12 +376,72 @@ def test_a_folder_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
         "xai-0123456789abcdef",
         "AIza" + "x" * 35,
         "eyJhbGciOi.eyJzdWIi.c2lnbmF0",
+        "ghp_" + "a1" * 18,
+        "AKIAIOSFODNN7EXAMPLE",
+        "xoxb-123456789012-abcdefghijk",
     ],
 )
 def test_what_looks_like_a_key_is_removed(secret: str) -> None:
     """Keys are removed wherever they stand, whosever they are."""
     value = {"a": [f"my key is {secret}, do not tell"], "url": f"wss://x/?token={secret}&x=1", secret: 1}
     assert secret not in json.dumps(scrubbed(value, []))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"url": "wss://x/y?api_key=a1b2c3d4e5&x=1"},
+        {"url": "wss://x/" + "p" * 300 + "?access_token=a1b2c3d4e5"},
+        {"url": "https://x/y?X-Amz-Signature=a1b2c3d4e5"},
+        {"url": "https://me:a1b2c3d4e5@x/"},
+        {"text": "Authorization: Basic YTFiMmMzZDRlNQ=="},
+        {"text": "xi-api-key: a1b2c3d4e5"},
+        {"output": json.dumps({"API_KEY": "a1b2c3d4e5", "user": {"password": "a1b2c3d4e5"}})},
+        {"output": json.dumps({"nested": json.dumps({"client_secret": "a1b2c3d4e5"})})},
+        {"xi-api-key": "a1b2c3d4e5", "Refresh_Token": "a1b2c3d4e5"},
+        {"text": "YTFiMmMzZDRlNQ"},
+    ],
+    ids=str,
+)
+def test_what_stands_beside_a_telling_name_is_removed(value: dict[str, Any]) -> None:
+    """A key that looks like nothing is removed from addresses, headers and JSON inside texts, and the known one in base64 too."""
+    known = ["a1b2c3d4e5"] if value["text" if "text" in value else next(iter(value))].startswith("YTF") else []
+    told = json.dumps(scrubbed(value, known))
+    assert "a1b2c3d4e5" not in told
+    assert "YTFiMmMzZDRlNQ" not in told
+    assert "<redacted>" in told
+
+
+@pytest.mark.parametrize("text", ["The secret is patience.", "A password: do you know?", "a key = a door", "token by token: 1 2 3"])
+def test_what_people_say_of_secrets_is_left_alone(text: str) -> None:
+    """Prose that only speaks of keys and passwords stays as it is."""
+    assert scrubbed({"transcript": text}, []) == {"transcript": text}
+
+
+def test_a_long_text_without_a_blank_is_searched_in_no_time() -> None:
+    """A megabyte of base64 for addresses costs less than a few seconds."""
+    began = time.process_time()
+    scrubbed({"delta": "aB3_-" * 200_000}, [])
+    assert time.process_time() - began < 5
+
+
+def test_a_secret_that_is_said_again_is_the_recorded_one(tmp_path: pathlib.Path) -> None:
+    """A key among the words of a question is not in the cassette, and the same question still meets it; another one is told without it."""
+    path = tmp_path / "secret.jsonl"
+
+    def talk(recorder: Loopback, service: ScriptedServer) -> str:
+        service.on_text("my key").say("Thank you.")
+        return str(recorder.client().ask("my key is sk-proj-abcdefghijklmnop", timeout=PATIENCE).text)
+
+    record(path, talk)
+    assert "sk-proj" not in path.read_text(encoding="utf-8")
+    with ReplayServer(path) as replay:
+        assert replay.client().ask("my key is sk-proj-abcdefghijklmnop", timeout=PATIENCE).text == "Thank you."
+    with ReplayServer(path, must_complete=False) as replay:
+        client = replay.client()
+        client.send_text("no: my key is sk-proj-abcdefghijklmnop")
+        client.wait_for("closed", timeout=PATIENCE)
+        assert "no: my key is <redacted>" in replay.report()
 
 
 def test_known_keys_are_removed() -> None:

@@ -13,7 +13,7 @@ import textwrap
 import pytest
 
 import qai_realtime_sync
-from qai_realtime_sync import testing
+from qai_realtime_sync import ConfigError, testing
 from qai_realtime_sync.testing import ScriptedServer
 
 PATIENCE = 120.0
@@ -260,6 +260,44 @@ def test_options_by_marker_and_parameter(tmp_path: pathlib.Path) -> None:
     assert "6 passed, 1 skipped, 2 errors" in output
     assert "colour" in output
     assert "named options only, like dialect='openai'" in output
+
+
+def test_a_unittest_method_that_fails_has_the_report_too(tmp_path: pathlib.Path) -> None:
+    """The fixture in a `unittest.TestCase`: its own failure is what is reported, at once, with what the service was not asked."""
+    tests = """
+        import unittest
+
+        import pytest
+
+
+        class TestBot(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def served(self, realtime_server):
+                self.server = realtime_server
+
+            def test_fails(self):
+                self.server.on_text("pizza").say("Ordered!")
+                self.assertEqual(1, 2)
+
+            def test_forgets(self):
+                self.server.on_text("pizza").say("Ordered!")
+
+            def test_is_skipped(self):
+                self.server.on_text("pizza").say("Ordered!")
+                self.skipTest("not today")
+    """
+    code, output = run(project(tmp_path, tests))
+    assert code == 1, output
+    assert "2 failed, 1 skipped" in output
+    assert "AssertionError: 1 != 2" in output
+    assert output.count('on_text("pizza"): nobody said that') == 2
+    assert "Captured realtime service call" in output
+
+
+def test_an_option_that_there_is_not_is_named_with_those_there_are() -> None:
+    """A misspelt option is told by its name beside the right ones, not as a Python function's."""
+    with pytest.raises(ConfigError, match=r"there is no option 'dialekt'; there are: .*\bdialect\b.*\bstrict\b.*\btls\b"):
+        ScriptedServer(dialekt="openai")
 
 
 # -- cassettes ----------------------------------------------------------------------------------------------------------------------

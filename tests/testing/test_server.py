@@ -596,3 +596,43 @@ def test_a_closed_conversation_is_reported_as_such(server: ScriptedServer) -> No
     assert "it was not done to the end" in report_of(server)
     with pytest.raises(ConnectionClosedError):
         client.wait_for("response_done", timeout=1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda expected: expected.slow(-1), r"slow\(\) needs a number of seconds, not -1"),
+        (lambda expected: expected.slow("1"), r"slow\(\) needs a number of seconds, not '1'"),
+        (lambda expected: expected.until_interrupted(float("nan")), r"until_interrupted\(\) needs"),
+        (lambda expected: expected.say(5), r"say\(\) takes text, not 5"),
+        (lambda expected: expected.close(99999), r"close\(\) needs a code from 1000 to 4999, not 99999"),
+        (lambda expected: expected.close(1008, "x" * 124), "at most 123 bytes"),
+    ],
+)
+def test_a_step_that_cannot_be_done_is_told_where_it_is_written(wrong: Any, told: str) -> None:
+    """A wrong argument fails in the line of the test that has it, not later in a thread of the server."""
+    server = ScriptedServer(light=True)
+    with pytest.raises(ConfigError, match=told):
+        wrong(server.on_text("pizza"))
+
+
+def test_a_second_question_that_did_not_come_is_told_from_the_first() -> None:
+    """Where the same is expected twice and said once, the report does not say that nobody said it."""
+    with ScriptedServer(light=True, must_complete=False) as server:
+        for answer in ("One.", "Two."):
+            server.on_text("next").say(answer)
+        assert server.client().ask("next", timeout=20).text == "One."
+        assert 'on_text("next"): nobody said that once more' in server.report()
+
+
+def test_a_report_has_no_keys_in_it() -> None:
+    """What a tool or a program lets slip does not go into the log of a build machine."""
+    with ScriptedServer(light=True, must_complete=False) as server:
+        server.on_text("pizza").say("Ordered!")
+        client = server.client()
+        client.send_text("my key is sk-proj-abcdefghijklmnop")
+        server.journal.wait_for("create_response", timeout=20)
+        client.wait_for("response_done", timeout=20)
+        report = server.report()
+    assert "sk-proj" not in report
+    assert "my key is <redacted>" in report
