@@ -34,6 +34,45 @@ hypothesis.settings.register_profile("thorough", parent=hypothesis.settings.get_
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
+# The files that take longest, the longest first: run side by side, they must not begin last.
+_LONGEST = (
+    "tests/cli/test_demo.py",
+    "tests/test_examples.py",
+    "tests/offline/test_offline_voice.py",
+    "tests/contrib/test_redis_cleaner.py",
+    "tests/faults/test_processes.py",
+    "tests/client/test_billing.py",
+    "tests/cli/test_program.py",
+    "tests/cli/test_talk.py",
+    "tests/transport/test_closing.py",
+    "tests/testing/test_plugin.py",
+    "tests/test_docs.py",
+    "tests/scenes/test_dialects.py",
+    "tests/contrib/test_twilio.py",
+    "tests/client/test_closing.py",
+    "tests/test_readme.py",
+    "tests/scenes/test_long_conversation.py",
+    "tests/scenes/test_other_sdks.py",
+    "tests/contrib/test_many_machines.py",
+    "tests/cli/test_report.py",
+    "tests/test_layers.py",
+    "tests/faults/test_in_flight.py",
+    "tests/cli/test_record.py",
+    "tests/scenes/test_ledger.py",
+    "tests/scenes/test_barge_in.py",
+    "tests/offline/test_offline_turns.py",
+    "tests/testing/test_ears.py",
+    "tests/faults/test_endurance.py",
+    "tests/contrib/test_redis.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; the order within a file stays."""
+    place = {name: at for at, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.location[0].replace(os.sep, "/"), len(place)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     """Under REQUIRE_ALL=1 a skipped test has failed: everything it needs should be there."""
