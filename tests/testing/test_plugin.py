@@ -103,7 +103,8 @@ def test_stops_without_money(realtime_server, bot):
 def run(folder: pathlib.Path, *arguments: str) -> tuple[int, str]:
     """Run pytest in the folder; return its exit code and output."""
     plugin = [] if INSTALLED else ["-p", "qai_realtime_sync.testing.plugin"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    # In CI pytest does not shorten its summary; the same is wanted everywhere.
+    environment = {n: value for n, value in os.environ.items() if not n.startswith("PYTEST_") and n not in ("CI", "BUILD_NUMBER")}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *plugin, "-q", "--strict-markers", "-W", "error", "-p", "no:cacheprovider", *arguments],
         cwd=folder,
