@@ -13,11 +13,12 @@ import re
 import sys
 from collections.abc import Iterator
 
+import qai_realtime_sync
 from qai_realtime_sync.dialects import DIALECTS
 
 __all__ = ["endings", "main", "reference"]
 
-PACKAGE = pathlib.Path(__file__).parents[1] / "qai_realtime_sync"
+PACKAGE = pathlib.Path(qai_realtime_sync.__file__).parent
 
 # Chapter -> what stands in it: a module, and the names in it that a program uses. A class may have bases in other modules.
 CHAPTERS: dict[str, list[tuple[str, tuple[str, ...]]]] = {

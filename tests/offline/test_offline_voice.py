@@ -101,14 +101,18 @@ def error_rate(voice: Voice, said: list[str], channel: AudioFormat) -> float:
     return sum(map(word_errors, said, heard)) / sum(len(words(sentence)) for sentence in said)
 
 
-@pytest.mark.parametrize(("channel", "most"), [(WIDE, 0.2), (TELEPHONE, 0.3)], ids=["24 kHz", "telephone"])
+@pytest.mark.parametrize(
+    ("channel", "most"), [pytest.param(WIDE, 0.2, id="24 kHz"), pytest.param(TELEPHONE, 0.3, id="telephone", marks=pytest.mark.long)]
+)
 def test_ordinary_sentences_are_understood(voice: Voice, channel: AudioFormat, most: float) -> None:
     """At most one word in five of another voice is wrong, a few more over the telephone."""
     assert error_rate(voice, SENTENCES[1:6], channel) <= most
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("channel", "most"), [(WIDE, 0.2), (TELEPHONE, 0.3)], ids=["24 kHz", "telephone"])
+@pytest.mark.parametrize(
+    ("channel", "most"), [pytest.param(WIDE, 0.2, id="24 kHz"), pytest.param(TELEPHONE, 0.3, id="telephone", marks=pytest.mark.long)]
+)
 def test_twenty_sentences_are_understood(voice: Voice, channel: AudioFormat, most: float) -> None:
     """The same bound holds for twenty sentences that nobody has chosen for being easy."""
     assert error_rate(voice, SENTENCES, channel) <= most

@@ -358,12 +358,12 @@ def test_a_signed_address_is_minted_anew_after_a_loss(serve: Callable[..., Realt
 EACH = 10
 
 
-def closes(server: RealtimeServer, short: RealtimeServer) -> None:
+def closes(server: RealtimeServer, short: RealtimeServer, stale: RealtimeServer) -> None:
     """By close()."""
     minting(server).connect().close()
 
 
-def closes_twice(server: RealtimeServer, short: RealtimeServer) -> None:
+def closes_twice(server: RealtimeServer, short: RealtimeServer, stale: RealtimeServer) -> None:
     """By close() from two threads, and once more."""
     client = minting(server).connect()
     threads = [threading.Thread(target=client.close) for _ in range(2)]
@@ -374,7 +374,7 @@ def closes_twice(server: RealtimeServer, short: RealtimeServer) -> None:
     client.close()
 
 
-def ends_by_an_error(server: RealtimeServer, short: RealtimeServer) -> None:
+def ends_by_an_error(server: RealtimeServer, short: RealtimeServer, stale: RealtimeServer) -> None:
     """The service reports a fatal error and hangs up."""
     client = minting(short, reconnect=False).connect()
     closed = client.wait(PATIENCE)
@@ -383,7 +383,7 @@ def ends_by_an_error(server: RealtimeServer, short: RealtimeServer) -> None:
     settle(client)
 
 
-def handler_raises(server: RealtimeServer, short: RealtimeServer) -> None:
+def handler_raises(server: RealtimeServer, short: RealtimeServer, stale: RealtimeServer) -> None:
     """A handler raises, and that ends the conversation."""
     client = minting(server, on_handler_error="close")
 
@@ -397,7 +397,7 @@ def handler_raises(server: RealtimeServer, short: RealtimeServer) -> None:
     settle(client)
 
 
-def line_is_lost(server: RealtimeServer, short: RealtimeServer) -> None:
+def line_is_lost(server: RealtimeServer, short: RealtimeServer, stale: RealtimeServer) -> None:
     """The line breaks in the middle, without a word."""
     with FaultProxy(server.port) as line:
 
@@ -412,7 +412,7 @@ def line_is_lost(server: RealtimeServer, short: RealtimeServer) -> None:
         settle(client)
 
 
-def upgrade_is_refused(server: RealtimeServer, short: RealtimeServer) -> None:
+def upgrade_is_refused(server: RealtimeServer, short: RealtimeServer, stale: RealtimeServer) -> None:
     """The service does not take the token that the gateway has given."""
 
     def dial(url: str, *, headers: dict[str, str], **rest: Any) -> Any:
@@ -425,7 +425,7 @@ def upgrade_is_refused(server: RealtimeServer, short: RealtimeServer) -> None:
     settle(client)
 
 
-def token_is_expired(server: RealtimeServer, short: RealtimeServer) -> None:
+def token_is_expired(server: RealtimeServer, short: RealtimeServer, stale: RealtimeServer) -> None:
     """The token is over before it is shown."""
     elapsed = threading.Event()
 
@@ -433,7 +433,7 @@ def token_is_expired(server: RealtimeServer, short: RealtimeServer) -> None:
         elapsed.wait(0.2)
         return transport.connect(url, **rest)
 
-    client = minting(short, dialer=dial)
+    client = minting(stale, dialer=dial)
     with pytest.raises(ApiError) as caught:
         client.connect()
     assert caught.value.code == "EPHEMERAL_EXPIRED"
@@ -491,14 +491,15 @@ def leave_processes(server: RealtimeServer) -> None:
 def test_a_hundred_conversations_that_end_in_ten_ways(serve: Callable[..., RealtimeServer], caplog: pytest.LogCaptureFixture) -> None:
     """Ten conversations end in each of ten ways: a hundred sessions, each ended exactly once, in whole seconds."""
     caplog.set_level(logging.ERROR, "qai_realtime_sync")
-    server, short = serve(), serve(token_life=0.1, session_cap=0.1)
+    server, short, stale = serve(), serve(session_cap=0.5), serve(token_life=0.1)
+    servers = (server, short, stale)
     counted: dict[str, int] = {}
 
     def count(way: str) -> None:
-        counted[way] = len(server.ledger.sessions()) + len(short.ledger.sessions()) - sum(counted.values())
+        counted[way] = sum(len(one.ledger.sessions()) for one in servers) - sum(counted.values())
 
     for way in IN_PROCESS:
-        threads = [threading.Thread(target=way, args=(server, short)) for _ in range(EACH)]
+        threads = [threading.Thread(target=way, args=servers) for _ in range(EACH)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -506,7 +507,7 @@ def test_a_hundred_conversations_that_end_in_ten_ways(serve: Callable[..., Realt
         count(way.__name__)
     leave_processes(server)
     count("processes")
-    sessions = [*server.ledger.sessions(), *short.ledger.sessions()]
+    sessions = [session for one in servers for session in one.ledger.sessions()]
     assert counted == {**{way.__name__: EACH for way in IN_PROCESS}, "processes": 3 * EACH}
     assert len(sessions) == 100
     assert [one["id"] for one in sessions if one["ended"] != 1] == []

@@ -20,6 +20,8 @@ pytest.importorskip("simple_websocket", reason="the local server needs simple-we
 
 from qai_realtime_sync.offline import RealtimeServer
 
+pytestmark = pytest.mark.long  # it installs the packages of others
+
 KEY = "qai_other"
 # The gateway's SDK names a newer Python than it needs, so pip must be told to look away: for it alone, or it would do so for all.
 GATEWAYS_OWN = ("quantum-ai-sdk==0.9.0",)
