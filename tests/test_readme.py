@@ -68,7 +68,8 @@ def run(block: str, address: str, folder: pathlib.Path) -> str:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    # On a busy machine a handler may be slow for once, and the client says so.
+    assert [line for line in done.stderr.splitlines() if "held up the conversation" not in line] == []
     return done.stdout
 
 

@@ -182,7 +182,7 @@ def _ready_at(service: Service, scene: Scene) -> int:
     talk = service.talk()
     talk.fence(client)
     client.close()
-    talk.over.wait(PATIENCE)
+    assert scene.proxy.link(-1).over.wait(PATIENCE), "what passed is counted after it was written: only then the count is whole"
     # All that went up but the fence and the close frame, each with a header of 2 bytes and a mask of 4.
     return scene.proxy.link(-1).passed["up"] - len('{"type":"fence"}') - 6 - 8
 
