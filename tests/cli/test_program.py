@@ -464,4 +464,5 @@ def test_a_second_ctrl_c_ends_the_server_at_once(start: Start, serving: None) ->
     serve.read_until("listening on ")
     serve.process.send_signal(signal.SIGINT)
     serve.process.send_signal(signal.SIGINT)
-    assert serve.finish(3) in (0, 130)  # 0 if it was over before the second one came
+    # 0 if it was over before the second one came; killed by it if Python had already put its handlers away, which a shell calls 130 too.
+    assert serve.finish(3) in (0, 130, -signal.SIGINT)
