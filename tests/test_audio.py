@@ -10,8 +10,7 @@ import sys
 from array import array
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from qai_realtime_sync import audio
 from qai_realtime_sync.audio import AudioFormat, Chunker, Converter, SampleAligner

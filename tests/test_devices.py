@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from qai_realtime_sync import RealtimeClient, RealtimeConfig
 from qai_realtime_sync.audio import AudioFormat, Converter, ulaw_encode

@@ -6,8 +6,7 @@ import typing
 
 import attrs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from qai_realtime_sync.commands import COMMANDS, RawEvent
 from qai_realtime_sync.config import AudioFormat, RealtimeConfig, RealtimeSession, Tool, TurnDetection

@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from tests.test_readme import address as address
-from tests.test_readme import run
+from tests.test_readme import address as address, run
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "scaling.md"
 

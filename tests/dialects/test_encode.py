@@ -6,8 +6,7 @@ import math
 
 import attrs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from qai_realtime_sync import dialects
 from qai_realtime_sync.commands import COMMANDS, Command, Configure, RawEvent, SendAudio, SendText

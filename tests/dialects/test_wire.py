@@ -12,8 +12,7 @@ import uuid
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from qai_realtime_sync.dialects import wire
 

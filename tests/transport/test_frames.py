@@ -9,8 +9,7 @@ import types
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from qai_realtime_sync.seam import Frame
 from qai_realtime_sync.transport import frames

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from qai_realtime_sync.seam import Frame
 from qai_realtime_sync.transport.frames import FrameError, Incoming, Parser, check_text
