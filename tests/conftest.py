@@ -16,6 +16,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.pulse import PulseServer, needs_pulse
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what it puts into the background so, and children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -185,3 +187,34 @@ def nothing_left_behind() -> Iterator[None]:
     if running := _children() - children:
         problems += [f"the child process {pid}" for pid in sorted(_wait_for_children(running, deadline))]
     assert not problems, "the test left behind: " + ", ".join(problems)
+
+
+# -- a sound server, for the tests of devices ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sound_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PulseServer]:
+    """A sound server for the tests of one file that leave it as it is."""
+    needs_pulse()
+    with PulseServer(tmp_path_factory.mktemp("pulse")) as server:
+        yield server
+
+
+@pytest.fixture
+def pulse(sound_server: PulseServer, monkeypatch: pytest.MonkeyPatch) -> PulseServer:
+    """The same, found by this process and the programs it starts."""
+    for name, value in sound_server.variables.items():
+        monkeypatch.setenv(name, value)
+    return sound_server
+
+
+@pytest.fixture
+def own_pulse(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PulseServer]:
+    """A sound server for one test, which may do to it what it likes; found by this process and the programs it starts."""
+    needs_pulse()
+    folder = tmp_path / "pulse"
+    folder.mkdir()
+    with PulseServer(folder) as server:
+        for name, value in server.variables.items():
+            monkeypatch.setenv(name, value)
+        yield server

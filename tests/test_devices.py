@@ -14,7 +14,7 @@ import time
 import traceback
 import wave
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,7 +26,7 @@ from qai_realtime_sync.devices import Device, Microphone, Speaker, list_devices
 from qai_realtime_sync.devices.engine import DeviceInput, DeviceOutput, choose
 from qai_realtime_sync.devices.jitter import JitterBuffer
 from qai_realtime_sync.errors import ConfigError, NotConnectedError, OutboxFullError, RealtimeError, RealtimeTimeoutError
-from tests.pulse import RATE, PulseServer, needs_pulse
+from tests.pulse import RATE, PulseServer
 
 ROOT = pathlib.Path(__file__).parents[1]
 BLOCK = 960  # bytes in 20 ms
@@ -607,34 +607,6 @@ def test_an_answer_is_played_and_heard_to_its_end(tmp_path: pathlib.Path) -> Non
 
 
 # -- real devices --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def sound_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PulseServer]:
-    """A sound server for the tests that leave it as it is."""
-    needs_pulse()
-    with PulseServer(tmp_path_factory.mktemp("pulse")) as server:
-        yield server
-
-
-@pytest.fixture
-def pulse(sound_server: PulseServer, monkeypatch: pytest.MonkeyPatch) -> PulseServer:
-    """The same, found by this process."""
-    for name, value in sound_server.variables.items():
-        monkeypatch.setenv(name, value)
-    return sound_server
-
-
-@pytest.fixture
-def own_pulse(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PulseServer]:
-    """A sound server for one test, which may do to it what it likes."""
-    needs_pulse()
-    folder = tmp_path / "pulse"
-    folder.mkdir()
-    with PulseServer(folder) as server:
-        for name, value in server.variables.items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 def test_the_devices_are_listed(pulse: PulseServer) -> None:

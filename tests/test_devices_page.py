@@ -14,7 +14,7 @@ import pytest
 
 from qai_realtime_sync.cli.program import COMMANDS
 from tests.cli.running import Running
-from tests.pulse import PulseServer, needs_pulse
+from tests.pulse import PulseServer
 from tests.test_readme import run
 
 PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "devices.md").read_text(encoding="utf-8")
@@ -43,17 +43,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def pulse(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PulseServer]:
+def pulse(own_pulse: PulseServer) -> PulseServer:
     """A sound server whose default microphone hears what is played to ``lips``."""
-    needs_pulse()
-    folder = tmp_path / "pulse"
-    folder.mkdir()
-    with PulseServer(folder) as server:
-        server.control("set-default-sink", "room")
-        server.control("set-default-source", "lips.monitor")
-        for name, value in server.variables.items():
-            monkeypatch.setenv(name, value)
-        yield server
+    own_pulse.control("set-default-sink", "room")
+    own_pulse.control("set-default-source", "lips.monitor")
+    return own_pulse
 
 
 def test_talking(address: str, pulse: PulseServer, tmp_path: pathlib.Path) -> None:

@@ -5,28 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Iterator
 
 import pytest
 
 from qai_realtime_sync.cli import main
-from tests.pulse import PulseServer, needs_pulse
-
-
-@pytest.fixture(scope="module")
-def sound_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PulseServer]:
-    """A sound server for all tests."""
-    needs_pulse()
-    with PulseServer(tmp_path_factory.mktemp("pulse")) as server:
-        yield server
-
-
-@pytest.fixture
-def pulse(sound_server: PulseServer, monkeypatch: pytest.MonkeyPatch) -> PulseServer:
-    """The same, found by this process."""
-    for name, value in sound_server.variables.items():
-        monkeypatch.setenv(name, value)
-    return sound_server
+from tests.pulse import PulseServer
 
 
 @pytest.fixture

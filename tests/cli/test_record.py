@@ -20,7 +20,7 @@ from qai_realtime_sync.cli.recorded import load
 from qai_realtime_sync.cli.sound_files import write_wav
 from tests.cli.recordings import tone
 from tests.cli.running import Running, children_of, ended
-from tests.pulse import PulseServer, needs_pulse
+from tests.pulse import PulseServer
 
 Capture = pytest.CaptureFixture[str]
 Start = Callable[..., Running]
@@ -221,23 +221,11 @@ def wait_for_child(command: Running) -> None:
         assert command.process.poll() is None, command.output
 
 
-@pytest.fixture
-def pulse(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PulseServer]:
-    """A sound server of our own, which every command finds."""
-    needs_pulse()
-    folder = tmp_path / "pulse"
-    folder.mkdir()
-    with PulseServer(folder) as running:
-        for name, value in running.variables.items():
-            monkeypatch.setenv(name, value)
-        yield running
-
-
-def test_the_microphone(start: Start, server: Any, pulse: PulseServer, place: pathlib.Path) -> None:
+def test_the_microphone(start: Start, server: Any, own_pulse: PulseServer, place: pathlib.Path) -> None:
     """With --mic what the microphone hears is the caller's channel, and it ends by itself after --seconds."""
     command = start("record", "--mic", "--input", "lips", "--output", "room", "--seconds", "4", "--out", "call", *at(server))
     command.read_until("listening to")
-    pulse.say(tone(1.5))
+    own_pulse.say(tone(1.5))
     assert command.finish(30) == 0, command.output
     found = load(place / "call")
     assert found.sound is not None

@@ -22,7 +22,7 @@ from qai_realtime_sync.audio import AudioFormat, Converter
 from qai_realtime_sync.cli.demo_script import INTERRUPTION, QUESTION, words, wrong_words
 from qai_realtime_sync.cli.sound_files import write_wav
 from tests.cli.running import COMMAND, Running
-from tests.pulse import LOUD, RATE, Capture, PulseServer, needs_pulse
+from tests.pulse import LOUD, RATE, Capture, PulseServer
 
 Start = Callable[..., Running]
 AUDIO = AudioFormat()
@@ -47,18 +47,6 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("QAI_API_KEY", "QAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PULSE_SERVER", "unix:/nonexistent")
-
-
-@pytest.fixture
-def pulse(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PulseServer]:
-    """A sound server that the command finds."""
-    needs_pulse()
-    folder = tmp_path / "pulse"
-    folder.mkdir()
-    with PulseServer(folder) as server:
-        for name, value in server.variables.items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 @pytest.fixture
@@ -114,18 +102,18 @@ def best_beginning(said: str, heard: str) -> tuple[float, int]:
 
 
 @pytest.mark.long
-def test_a_question_and_an_interruption(start: Start, voices: None, pulse: PulseServer, tmp_path: pathlib.Path) -> None:
+def test_a_question_and_an_interruption(start: Start, voices: None, own_pulse: PulseServer, tmp_path: pathlib.Path) -> None:
     """A spoken question is answered aloud, speaking cuts the answer off within a second, and what the loudspeaker gave is understood."""
     (tmp_path / "weather.py").write_text(TOOLS)
     question, interruption = spoken(QUESTION), spoken(INTERRUPTION)
     talk = start("talk", "--local", "--input", "monitor of lips", "--output", "room", "--tools", "weather:get_weather", "--out", "call")
     talk.read_until("(connected")
-    with pulse.capture() as capture:
-        pulse.say(question)
+    with own_pulse.capture() as capture:
+        own_pulse.say(question)
         talk.read_until("tool       get_weather")
         begun = capture.wait_for_sound(4.5)
         speaks = capture.seconds
-        pulse.say(interruption)
+        own_pulse.say(interruption)
         told = float(talk.read_until("(the answer stops").split(": ")[1].split()[0])
         stopped = capture.loud(begun, speaks + 2.0)[-1]
         capture.wait_for_sound(0.5, speaks + 2.5)
@@ -150,13 +138,13 @@ def test_a_question_and_an_interruption(start: Start, voices: None, pulse: Pulse
     assert "(turn 1: words after " in talk.output
 
 
-def test_a_tone_is_answered_through_a_loudspeaker(start: Start, server: Any, pulse: PulseServer) -> None:
+def test_a_tone_is_answered_through_a_loudspeaker(start: Start, server: Any, own_pulse: PulseServer) -> None:
     """What a microphone hears reaches the service, its answer comes out of the loudspeaker, and Ctrl-C ends it within three seconds."""
     talk = start("talk", "--url", server.url, "--key", "secret", "--input", "monitor of lips", "--output", "room")
     talk.read_until("(you: Monitor of Lips; assistant: Room)")
     talk.read_until("(connected")
-    with pulse.capture() as capture:
-        pulse.say(tones("Hello there."))
+    with own_pulse.capture() as capture:
+        own_pulse.say(tones("Hello there."))
         capture.wait_for_sound(0.5)
         talk.read_until("assistant  ")
     talk.process.send_signal(signal.SIGINT)
@@ -169,13 +157,13 @@ def test_a_tone_is_answered_through_a_loudspeaker(start: Start, server: Any, pul
 
 @pytest.mark.long
 @pytest.mark.parametrize("is_half_duplex", [True, False])
-def test_half_duplex_against_echo(start: Start, server: Any, pulse: PulseServer, is_half_duplex: bool) -> None:
+def test_half_duplex_against_echo(start: Start, server: Any, own_pulse: PulseServer, is_half_duplex: bool) -> None:
     """With a microphone that hears nothing but the loudspeaker an answer interrupts itself, and with --half-duplex it does not."""
     given = ["--input", "monitor of room", "--output", "room", *(["--half-duplex"] if is_half_duplex else [])]
     talk = start("talk", "--url", server.url, "--key", "secret", *given)
     talk.read_until("(connected")
-    with pulse.capture() as capture:
-        pulse.say(tones("Hello there."), "room")
+    with own_pulse.capture() as capture:
+        own_pulse.say(tones("Hello there."), "room")
         talk.read_until("assistant  ")
         if is_half_duplex:
             capture.wait_for_silence(2.0)
@@ -209,11 +197,11 @@ def test_a_closed_pipe_ends_it(server: Any, tmp_path: pathlib.Path, more: list[s
 
 
 @pytest.mark.long
-def test_a_lost_device_ends_it_with_its_name(start: Start, server: Any, pulse: PulseServer) -> None:
+def test_a_lost_device_ends_it_with_its_name(start: Start, server: Any, own_pulse: PulseServer) -> None:
     """When the sound server goes away the command says which device is lost, and fails."""
     talk = start("talk", "--url", server.url, "--key", "secret", "--input", "monitor of lips", "--output", "room")
     talk.read_until("(connected")
-    pulse.kill()
+    own_pulse.kill()
     assert talk.finish(30) == 1, talk.output
     assert "is lost" in talk.output
     assert "Traceback" not in talk.output

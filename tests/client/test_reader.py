@@ -197,20 +197,26 @@ def test_a_request_that_was_not_answered_is_asked_for_again() -> None:
         assert talk.count("response.create") == 1
 
 
+def asks(client: RealtimeClient, timeout: float) -> tuple[threading.Thread, list[BaseException]]:
+    """Ask in a thread; what it raises comes into the list."""
+    failed: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            client.ask("hello", timeout)
+        except Exception as error:
+            failed.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    return asking, failed
+
+
 def test_an_answer_that_the_loss_cut_off_has_failed() -> None:
     """Who waits for its end gets it from the client, and the next question goes at once."""
     with service() as peer, peer.client(without_resumption(), reconnect=QUICK) as client:
         talk = peer.talk()
-        failed: list[BaseException] = []
-
-        def ask() -> None:
-            try:
-                client.ask("hello", 5.0)
-            except Exception as error:
-                failed.append(error)
-
-        asking = threading.Thread(target=ask)
-        asking.start()
+        asking, failed = asks(client, 5.0)
         talk.expect("response.create")
         talk.created("r1")
         client.wait_for("response_created", 5.0)
@@ -237,16 +243,7 @@ def test_a_question_whose_tool_runs_during_the_loss_has_failed() -> None:
 
         client.connect()
         talk = peer.talk()
-        failed: list[BaseException] = []
-
-        def ask() -> None:
-            try:
-                client.ask("hello", 30.0)
-            except Exception as error:
-                failed.append(error)
-
-        asking = threading.Thread(target=ask)
-        asking.start()
+        asking, failed = asks(client, 30.0)
         talk.expect("response.create")
         talk.created("r1")
         talk.call("r1", "c1", "slow")

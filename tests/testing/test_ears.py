@@ -62,10 +62,15 @@ def test_half_a_sentence_is_not_recognised() -> None:
 
 
 def test_a_forgotten_utterance() -> None:
-    """An utterance that is abandoned leaves nothing behind."""
-    utterance = Ears(light=True).listener(24000)
-    utterance.feed(bytes(320))
-    utterance.abandon()
+    """Of an utterance that is abandoned nothing is heard in the next one."""
+    ears = Ears(light=True)
+    pcm = through(ears.spoken("I would like a large pizza, please.", 24000), AudioFormat("pcm16", 24000))
+    forgotten = ears.listener(24000)
+    forgotten.feed(pcm)
+    forgotten.abandon()
+    following = ears.listener(24000)
+    following.feed(bytes(320))
+    assert following.finish() == SPEECH_WITHOUT_WORDS
 
 
 def test_silence_has_no_shape() -> None:

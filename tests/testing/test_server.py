@@ -164,6 +164,8 @@ def test_an_interruption(dialect: str) -> None:
         client.wait_for("audio_delta", timeout=PATIENCE)
         client.send_audio(server.speech("please stop it"))
         client.wait_for("transcript_done", timeout=PATIENCE, where=lambda event: event.source == "output" and "right" in event.transcript)
+        server.assert_complete()
+        assert client.conversation[0].interrupted
 
 
 def test_the_usual_answers_without_any_expectation(server: ScriptedServer) -> None:
