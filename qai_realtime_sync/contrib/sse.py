@@ -6,7 +6,7 @@ import collections
 import json
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from time import monotonic
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from qai_realtime_sync.client.client import RealtimeClient
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.events import AudioDelta, Closed, Event, event_class
 
-__all__ = ["FOR_A_PAGE", "HEADERS", "INNER_FIELDS", "Journal", "follow", "journal_of", "last_seen"]
+__all__ = ["FOR_A_PAGE", "HEADERS", "Journal", "Shown", "follow", "journal_of", "last_seen"]
 
 FOR_A_PAGE: tuple[str, ...] = (
     "state_changed",
@@ -44,11 +44,37 @@ FOR_A_PAGE: tuple[str, ...] = (
 # The second half keeps proxies (nginx) from holding events back until a buffer is full.
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
-INNER_FIELDS = ("output", "metadata", "command", "unsent", "error", "usage")  # of the events above; an attentive page could read them
+_INNER_FIELDS = ("output", "metadata", "command", "unsent", "error", "usage")  # of the events above; an attentive page could read them
 _KEPT = 1000
 _RETRY_MS = 1000  # how long a browser waits before it comes back
 _journals: weakref.WeakKeyDictionary[RealtimeClient, Journal] = weakref.WeakKeyDictionary()
 _making = threading.Lock()  # guards _journals
+
+
+@attrs.frozen
+class Shown:
+    """Which events somebody who watches is told, and whether with the fields that are not for everybody; made by `choose`."""
+
+    names: frozenset[str] | None
+    """``None`` = all of them."""
+    inner_fields: bool
+
+    @classmethod
+    def choose(cls, events: Collection[str] | Literal["all"] | None) -> Shown:
+        """Names; ``None`` for `FOR_A_PAGE` without inner fields; ``"all"``. Raises: `ConfigError` for a name that no event has."""
+        if isinstance(events, str) and events != "all":
+            raise ConfigError(f'events must be a list of names, or "all", not {events!r}')
+        if events == "all":
+            return cls(None, True)
+        return cls(frozenset(event_class(name).event_name for name in (FOR_A_PAGE if events is None else events)), events is not None)
+
+    def wants(self, name: str) -> bool:
+        """Whether events of this name are told."""
+        return self.names is None or name in self.names
+
+    def part_of(self, spelled: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What is told of an event's JSON-lines spelling."""
+        return spelled if self.inner_fields else {key: value for key, value in spelled.items() if key not in _INNER_FIELDS}
 
 
 class Journal:
@@ -137,13 +163,11 @@ def follow(
     """
     if isinstance(heartbeat, bool) or not isinstance(heartbeat, (int, float)) or not heartbeat > 0:
         raise ConfigError(f"heartbeat must be a number of seconds above 0, not {heartbeat!r}")
-    if isinstance(events, str) and events != "all":
-        raise ConfigError(f'events must be a list of names, or "all", not {events!r}')
-    return _follow(journal, after if journal.holds(after) else 0, _spelling(events, audio), audio, heartbeat)
+    return _follow(journal, after if journal.holds(after) else 0, _spelling(Shown.choose(events), audio), audio, heartbeat)
 
 
 def _follow(
-    journal: Journal, number: int, spell: Callable[[Event | dict[str, Any]], dict[str, Any] | None], audio: bool, heartbeat: float
+    journal: Journal, number: int, spell: Callable[[Event | dict[str, Any]], Mapping[str, Any] | None], audio: bool, heartbeat: float
 ) -> Iterator[bytes]:
     if audio:
         journal.listen(1)
@@ -172,19 +196,13 @@ def _follow(
             journal.listen(-1)
 
 
-def _spelling(events: Collection[str] | Literal["all"] | None, audio: bool) -> Callable[[Event | dict[str, Any]], dict[str, Any] | None]:
-    wanted = None if events == "all" else frozenset(event_class(name).event_name for name in (FOR_A_PAGE if events is None else events))
-
-    def spell(event: Event | dict[str, Any]) -> dict[str, Any] | None:
-        name = event["name"] if isinstance(event, dict) else event.event_name
-        if wanted is not None and name not in wanted:
+def _spelling(shown: Shown, audio: bool) -> Callable[[Event | dict[str, Any]], Mapping[str, Any] | None]:
+    def spell(event: Event | dict[str, Any]) -> Mapping[str, Any] | None:
+        if not shown.wants(event["name"] if isinstance(event, dict) else event.event_name):
             return None
         spelled = dict(event) if isinstance(event, dict) else event.to_dict()
         if audio and isinstance(event, AudioDelta):
             spelled["audio"] = b64encode(event.audio).decode("ascii")
-        if events is None:
-            for field in INNER_FIELDS:
-                spelled.pop(field, None)
-        return spelled
+        return shown.part_of(spelled)
 
     return spell

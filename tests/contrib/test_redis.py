@@ -36,7 +36,7 @@ pytest.importorskip("redis", reason="the package redis is not installed")
 
 import redis as redis_package
 
-from qai_realtime_sync.contrib.redis import About, Conversations, NotAllowedError, Outcome, Owner, clean, share
+from qai_realtime_sync.contrib.redis import About, Conversations, NotAllowedError, Outcome, clean, share
 from qai_realtime_sync.contrib.redis.obeying import obey
 from qai_realtime_sync.contrib.redis.remote import named
 from qai_realtime_sync.contrib.redis.store import Keys, Store
@@ -624,16 +624,11 @@ def test_a_conversation_may_be_shared_in_the_middle(server: RedisServer, gateway
 
 
 def test_a_client_that_is_over_is_not_shared(server: RedisServer, gateway: Service) -> None:
-    """There is nothing to share of a conversation that has ended, and an owner is not started twice."""
+    """There is nothing to share of a conversation that has ended."""
     client = gateway.client()
-    owner = Owner(client, server.url)
     client.close()
     with pytest.raises(NotConnectedError, match="nothing to share"):
-        owner.start()
-    owner.close()
-    with share(gateway.client(), server.url) as running:
-        with pytest.raises(NotConnectedError, match="share it once"):
-            running.start()
+        share(client, server.url)
 
 
 def test_a_client_that_never_connected_stops_being_shared(server: RedisServer, gateway: Service, conversations: Conversations) -> None:

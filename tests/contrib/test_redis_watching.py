@@ -22,7 +22,8 @@ pytest.importorskip("redis", reason="the package redis is not installed")
 from qai_realtime_sync.contrib.redis import Conversations, PublishedEvent, scripts, share
 from qai_realtime_sync.contrib.redis.backlog import Backlog
 from qai_realtime_sync.contrib.redis.store import DAY, Keys, Store
-from qai_realtime_sync.contrib.redis.watching import spelling, sse, watch
+from qai_realtime_sync.contrib.redis.watching import sse, watch
+from qai_realtime_sync.contrib.sse import Shown
 
 WAIT = 30.0
 
@@ -251,10 +252,10 @@ def test_a_gap_is_told_before_what_follows_it(store: Store) -> None:
     owned.publish(10)
     owned.trim(4)
     owned.publish(1, name="closed")
-    stream = b"".join(sse(watch(store, owned.keys, 2, 1.0), spelling("all")))
+    stream = b"".join(sse(watch(store, owned.keys, 2, 1.0), Shown.choose("all")))
     assert stream.split(b"\n\n")[1] == b"event: missed\ndata: 4"
     assert stream.count(b"data: {") == 5
-    hidden = b"".join(sse(watch(store, owned.keys, 2, 1.0), spelling(["speech_started"])))
+    hidden = b"".join(sse(watch(store, owned.keys, 2, 1.0), Shown.choose(["speech_started"])))
     assert hidden == b"retry: 1000\n\nevent: missed\ndata: 4\n\nid: 11-0\n\n"
 
 
@@ -267,6 +268,6 @@ def test_a_stream_ends_quietly_when_redis_is_away_for_long() -> None:
         yield PublishedEvent(id="1-0", number=1, at=0.0, value={"name": "closed"})
         raise ConnectError("away", code="redis_away")
 
-    stream = list(sse(failing(), spelling("all")))
+    stream = list(sse(failing(), Shown.choose("all")))
     assert stream[-1] == b": redis_away\n\n"
     assert b"id: 1-0" in stream[-2]

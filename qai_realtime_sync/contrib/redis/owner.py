@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import attrs
+
 from qai_realtime_sync.client.client import RealtimeClient
 from qai_realtime_sync.contrib.redis import scripts
 from qai_realtime_sync.contrib.redis.backlog import Backlog
@@ -52,9 +54,30 @@ def share(
     Raises: `ConfigError` for a wrong argument; `ConnectError` if Redis is away; `NotConnectedError` (code ``already_used``) for an id
     that another conversation has or had, or a client that is over.
     """
-    return Owner(
-        client, redis, conversation_id, labels=labels, audio=audio, name=name, ttl=ttl, linger=linger, max_events=max_events
-    ).start()
+    for what, value in (("ttl", ttl), ("linger", linger), ("max_events", max_events)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 86_400 * 365:
+            raise ConfigError(f"{what} must be a number above 0, not {value!r}")
+    if not all(isinstance(part, str) for pair in (labels or {}).items() for part in pair):
+        raise ConfigError("labels must be text by text, like {'user': 'anna'}")
+    if client.state in ("closing", "closed", "failed"):
+        raise NotConnectedError(f"there is nothing to share: the client is {client.state}", code="already_used")
+    conversation_id, name = conversation_id or secrets.token_urlsafe(16), name or f"{socket.gethostname()}:{os.getpid()}"
+    terms = _Terms(conversation_id, name, dict(labels or {}), ttl, linger, int(max_events))
+    owner = Owner(client, Store(redis), Backlog(audio=audio), terms)
+    owner._start()
+    return owner
+
+
+@attrs.frozen
+class _Terms:
+    """What was agreed on when the sharing began, as `share` names it."""
+
+    conversation_id: str
+    name: str
+    labels: Mapping[str, str]
+    ttl: float
+    linger: float
+    max_events: int
 
 
 class Owner:
@@ -64,34 +87,13 @@ class Owner:
     dead and ended by a cleaner (the client is closed then); ``over``. ``dropped`` counts events that Redis was away too long for.
     """
 
-    def __init__(
-        self,
-        client: RealtimeClient,
-        redis: Any,
-        conversation_id: str = "",
-        *,
-        labels: Mapping[str, str] | None = None,
-        audio: bool = False,
-        name: str = "",
-        ttl: float = 6.0,
-        linger: float = 60.0,
-        max_events: int = 10_000,
-    ) -> None:
-        for what, value in (("ttl", ttl), ("linger", linger), ("max_events", max_events)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 86_400 * 365:
-                raise ConfigError(f"{what} must be a number above 0, not {value!r}")
-        if not all(isinstance(part, str) for pair in (labels or {}).items() for part in pair):
-            raise ConfigError("labels must be text by text, like {'user': 'anna'}")
-        self.conversation_id = conversation_id or secrets.token_urlsafe(16)
+    def __init__(self, client: RealtimeClient, store: Store, backlog: Backlog, terms: _Terms) -> None:
+        self.conversation_id = terms.conversation_id
         self.state = "new"
-        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
-        self._keys = Keys(self.conversation_id)
-        self._store = Store(redis)
-        self._client, self._labels = client, dict(labels or {})
-        self._ttl, self._linger, self._max_events = ttl, linger, int(max_events)
+        self._client, self._store, self._backlog, self._terms = client, store, backlog, terms
+        self._keys = Keys(terms.conversation_id)
         self._token = secrets.token_hex(16)
         self._pid = os.getpid()
-        self._backlog = Backlog(audio=audio)
         self._stopping = threading.Event()  # nobody waits for Redis any more
         self._done_commanding = threading.Event()  # no command is done from now on
         self._give_up_at: float | None = None
@@ -102,12 +104,7 @@ class Owner:
         self._events_thread = threading.Thread(target=self._run, args=(self._publish_all,), name="qai-redis-events", daemon=True)
         self._commands_thread = threading.Thread(target=self._run, args=(self._obey_all,), name="qai-redis-commands", daemon=True)
 
-    def start(self) -> Owner:
-        """Begin to share. Raises: as `share`."""
-        if self.state != "new":
-            raise NotConnectedError(f"this conversation is {self.state}; share it once", code="already_used")
-        if self._client.state in ("closing", "closed", "failed"):
-            raise NotConnectedError(f"there is nothing to share: the client is {self._client.state}", code="already_used")
+    def _start(self) -> None:
         try:
             mine = self._renew(begin=True)
         except ConnectError:
@@ -123,7 +120,6 @@ class Owner:
         end_with_process(self)
         self._events_thread.start()
         self._commands_thread.start()
-        return self
 
     def __enter__(self) -> Owner:
         return self
@@ -192,14 +188,14 @@ class Owner:
         if session.session_id != self._metered[0]:
             self._metered = (session.session_id, now)
         fields = {
-            "owner": self.name,
-            "labels": wire.dumps(self._labels).decode(),
+            "owner": self._terms.name,
+            "labels": wire.dumps(self._terms.labels).decode(),
             "session_id": session.session_id,
             "provider": session.provider,
             "number": str(self._backlog.number),
         }
         pairs = [part for pair in fields.items() for part in pair]
-        arguments = (self._token, milliseconds(self._ttl), DAY, "1" if begin else "0", milliseconds(now - self._metered[1]))
+        arguments = (self._token, milliseconds(self._terms.ttl), DAY, "1" if begin else "0", milliseconds(now - self._metered[1]))
         answer = self._store.run(scripts.RENEW, self._keys.all, *arguments, *pairs)
         if answer != "owner":
             return False
@@ -224,20 +220,20 @@ class Owner:
                 self._store.close()
 
     def _publish_all(self) -> None:
-        beat_at = time.monotonic() + self._ttl / 3
+        beat_at = time.monotonic() + self._terms.ttl / 3
         while not self._stopping.is_set():
             # Between the minting of a session and the open line there is no event: its id is looked for, that it can be billed.
-            most = _GLANCE if self._client.state in ("connecting", "backoff") else self._ttl
+            most = _GLANCE if self._client.state in ("connecting", "backoff") else self._terms.ttl
             due = self._backlog.first(max(0.0, min(most, beat_at - time.monotonic())))
             try:
                 if time.monotonic() >= beat_at or self._client.session.session_id != self._session_id:
                     if not self._renew():
                         return self._lost()
-                    beat_at = time.monotonic() + self._ttl / 3
+                    beat_at = time.monotonic() + self._terms.ttl / 3
                 if due:
                     arguments = [part for one in due for part in (one.number, f"{one.at:.3f}", one.spelled())]
                     keys = (self._keys.owner, self._keys.events, self._keys.about)
-                    if self._store.run(scripts.PUBLISH, keys, self._token, self._max_events, *arguments) == -1:
+                    if self._store.run(scripts.PUBLISH, keys, self._token, self._terms.max_events, *arguments) == -1:
                         beat_at = 0.0  # the key has expired, or another has it: renewing tells which
                         continue
                     self._backlog.published(due[-1].number)
@@ -269,7 +265,7 @@ class Owner:
             self.state = "away"
             _log.warning("%s; the conversation %s goes on, and its events wait", error, self.conversation_id)
         if self._client_is_over and self._backlog.over and self._give_up_at is None:
-            self._give_up_at = time.monotonic() + self._ttl
+            self._give_up_at = time.monotonic() + self._terms.ttl
         if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
             self._leave_to_cleaner()
             return True
@@ -297,12 +293,12 @@ class Owner:
         self._store.wake(self._keys.commands)
         deadline = time.monotonic() + _LAST_COMMAND
         while self._commands_thread.is_alive() and time.monotonic() < deadline:
-            self._commands_thread.join(self._ttl / 3)
+            self._commands_thread.join(self._terms.ttl / 3)
             self._renew()
         # A Redis that came back empty has forgotten the last event, and who watches waits for it.
         last = (self._backlog.last, self._backlog.number)
         reason = "the conversation has ended"
-        if self._store.run(scripts.FINISH, self._keys.all, self._token, milliseconds(self._linger), reason, *last) != 1:
+        if self._store.run(scripts.FINISH, self._keys.all, self._token, milliseconds(self._terms.linger), reason, *last) != 1:
             return self._lost()
         self._store.strike(self.conversation_id)
         return self._finish("over")

@@ -19,7 +19,8 @@ from qai_realtime_sync.commands import COMMANDS, Command
 from qai_realtime_sync.contrib.redis import scripts
 from qai_realtime_sync.contrib.redis.about import About
 from qai_realtime_sync.contrib.redis.store import DAY, KEPT, Keys, Store
-from qai_realtime_sync.contrib.redis.watching import PublishedEvent, position, spelling, sse, watch
+from qai_realtime_sync.contrib.redis.watching import PublishedEvent, position, sse, watch
+from qai_realtime_sync.contrib.sse import Shown
 from qai_realtime_sync.dialects import wire
 from qai_realtime_sync.errors import ConfigError, ConnectError, NotConnectedError, RealtimeError, RealtimeTimeoutError
 
@@ -147,7 +148,7 @@ class Remote:
         if isinstance(heartbeat, bool) or not isinstance(heartbeat, (int, float)) or not heartbeat > 0:
             raise ConfigError(f"heartbeat must be a number of seconds above 0, not {heartbeat!r}")
         self.about("watch")
-        return sse(self._watch(last_event_id, heartbeat), spelling(events))
+        return sse(self._watch(last_event_id, heartbeat), Shown.choose(events))
 
     def is_over(self, last_event_id: str | int | None = None) -> bool:
         """True if the conversation has ended and nothing is left to tell behind this id: answer 204, and a browser asks no more."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Final, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 import attrs
 
 from qai_realtime_sync.audio import b64decode
 from qai_realtime_sync.contrib.redis.store import Keys, Store
-from qai_realtime_sync.contrib.sse import FOR_A_PAGE, INNER_FIELDS
+from qai_realtime_sync.contrib.sse import Shown
 from qai_realtime_sync.dialects import wire
 from qai_realtime_sync.errors import ConfigError, ConnectError
-from qai_realtime_sync.events import AudioDelta, Event, event_class, event_from_dict
+from qai_realtime_sync.events import AudioDelta, Event, event_from_dict
 
-__all__ = ["PublishedEvent", "position", "spelling", "sse", "watch"]
+__all__ = ["PublishedEvent", "position", "sse", "watch"]
 
 _PATIENCE: Final = 30.0  # seconds that Redis may be away
 _GONE_AFTER: Final = 10.0
@@ -106,21 +106,7 @@ def watch(store: Store, keys: Keys, after: int, idle: float) -> Iterator[Publish
             told_at = clock()
 
 
-def spelling(events: Collection[str] | Literal["all"] | None) -> Callable[[PublishedEvent], Mapping[str, Any] | None]:
-    """What is told of each event to who wants these; None for nothing. Raises: `ConfigError` for a name that no event has."""
-    if isinstance(events, str) and events != "all":
-        raise ConfigError(f'events must be a list of names, or "all", not {events!r}')
-    wanted = frozenset(event_class(name).event_name for name in (FOR_A_PAGE if events is None else events)) if events != "all" else None
-
-    def spell(one: PublishedEvent) -> Mapping[str, Any] | None:
-        if wanted is not None and one.name not in wanted:
-            return None
-        return one.value if events is not None else {key: given for key, given in one.value.items() if key not in INNER_FIELDS}
-
-    return spell
-
-
-def sse(found: Iterator[PublishedEvent | None], spell: Callable[[PublishedEvent], Mapping[str, Any] | None]) -> Iterator[bytes]:
+def sse(found: Iterator[PublishedEvent | None], shown: Shown) -> Iterator[bytes]:
     """The same messages as of a conversation of this process (`contrib.sse`): the id and the JSON; ``missed`` before a gap."""
     yield b"retry: 1000\n\n"  # at once, so that the page knows that it is connected
     last = ""
@@ -132,9 +118,8 @@ def sse(found: Iterator[PublishedEvent | None], spell: Callable[[PublishedEvent]
             last = one.id
             if one.lost:
                 yield b"event: missed\ndata: %d\n\n" % one.lost
-            value = spell(one)
-            if value is not None:
-                yield b"id: %s\ndata: %s\n\n" % (one.id.encode(), wire.dumps(value))
+            if shown.wants(one.name):
+                yield b"id: %s\ndata: %s\n\n" % (one.id.encode(), wire.dumps(shown.part_of(one.value)))
         if last:  # tells nothing, but a browser that was told nothing comes back with it, and learns of the end
             yield b"id: %s\n\n" % last.encode()
     except ConnectError as error:
