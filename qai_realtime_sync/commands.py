@@ -77,8 +77,14 @@ def _redacted_repr(value: Any) -> str:
     return repr(redacted(value))
 
 
-def _size_repr(value: bytes) -> str:
+def _size_repr(value: bytes | bytearray | memoryview) -> str:
     return f"<{len(value)} bytes>"
+
+
+def _raw_repr(value: Any) -> str:
+    if isinstance(value, str):
+        return f"<{len(value)} characters>"
+    return _size_repr(value) if isinstance(value, (bytes, bytearray, memoryview)) else _redacted_repr(value)
 
 
 @attrs.define(kw_only=True, eq=False, repr=False)
@@ -151,7 +157,7 @@ class CreateResponse(Command):
     max_output_tokens: int | str | None = None
     metadata: dict[str, str] | None = None
     out_of_band: bool = False
-    input: list[dict[str, Any]] | None = None
+    input: list[dict[str, Any]] | None = attrs.field(default=None, repr=_redacted_repr)
     after_text: bool = False
 
 
@@ -221,9 +227,17 @@ class Pong(Command):
 
 @attrs.define(kw_only=True, eq=False, repr=False)
 class RawEvent(Command):
-    """Anything else, sent as it is: a dict becomes JSON text, str a text message, bytes a binary one."""
+    """Anything else, sent as it is: a dict becomes JSON text, str a text message, bytes a binary one.
 
-    value: dict[str, Any] | str | bytes = attrs.field(repr=_redacted_repr)
+    Text and bytes are written down and shown as their length: nobody can tell what in them is a credential.
+    """
+
+    value: dict[str, Any] | str | bytes = attrs.field(repr=_raw_repr)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As every command's; text as its number of characters."""
+        value = super().to_dict()
+        return value | {"value": len(self.value)} if isinstance(self.value, str) else value
 
 
 COMMANDS: dict[str, type[Command]] = {

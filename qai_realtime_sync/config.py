@@ -7,6 +7,7 @@ A field that is `UNSET` is left out of the wire form, so the service's own defau
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
@@ -90,20 +91,35 @@ class Voice(str, enum.Enum):
 
 # -- secrets -----------------------------------------------------------------------------------------------------------------
 
-_SECRET_KEYS = frozenset(
-    "access_token api_key authorization client_secret ephemeral_token headers password secret signed_url token x-api-key".split()
+# The end matters: a token is a secret, but max_output_tokens and keyterms are none.
+_SECRET_KEY = re.compile(
+    r"secret|passw(?:or)?d|passphrase|authorization|credential|signature|bearer"
+    r"|(?:api|access|private|signing|encryption|subscription)[\W_]*key"
+    r"|(?:token|headers|cookie|signed[\W_]*url|(?:^|[\W_])auth)$",
+    re.IGNORECASE,
 )
+_URL_KEY = re.compile(r"(?:url|uri)$", re.IGNORECASE)
+_USER = re.compile(r"(?<=://)[^/?#@]*@")
 
 
 def redacted(value: Any) -> Any:
     """Return a copy of a JSON value for logs and text forms, without what could be a credential.
 
-    What stands under a key like ``authorization`` or ``client_secret``, as in tools of MCP servers and in sessions, is replaced
-    by ``"<redacted>"``.
+    What stands under a key like ``authorization``, ``openai_api_key`` or ``refresh_token``, as in tools of MCP servers and in
+    sessions, is replaced by ``"<redacted>"``, and so are user and query of an address under a key like ``server_url``.
     """
     if isinstance(value, Mapping):
-        return {key: "<redacted>" if part and str(key).lower() in _SECRET_KEYS else redacted(part) for key, part in value.items()}
+        return {key: _redacted_part(str(key), part) for key, part in value.items()}
     return [redacted(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _redacted_part(key: str, part: Any) -> Any:
+    if part and not isinstance(part, bool) and _SECRET_KEY.search(key):
+        return "<redacted>"
+    if isinstance(part, str) and _URL_KEY.search(key):
+        address, query, _ = part.partition("?")
+        return _USER.sub("<redacted>@", address) + (query and "?<redacted>")
+    return redacted(part)
 
 
 def _redacted_repr(value: Any) -> str:

@@ -657,7 +657,7 @@ class McpApprovalRequested(Event):
 class McpStatus(Event):
     """Which MCP servers are connected."""
 
-    servers: list[dict[str, Any]] = attrs.field(factory=list)
+    servers: list[dict[str, Any]] = attrs.field(factory=list, repr=lambda value: repr(redacted(value)))
 
 
 # -- items -------------------------------------------------------------------------------------------------------------------

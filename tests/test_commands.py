@@ -105,6 +105,7 @@ def test_fields_are_given_by_name() -> None:
             {"name": "send_function_result", "call_id": "c", "output": "{}", "tool_name": "add"},
         ),
         (RawEvent(value=b"abc"), {"name": "raw_event", "value": 3}),
+        (RawEvent(value="äbcd"), {"name": "raw_event", "value": 4}),
         (RawEvent(value={"type": "x"}), {"name": "raw_event", "value": {"type": "x"}}),
         (
             Configure(config=RealtimeConfig(), changes={"speed": 1}),
@@ -132,5 +133,7 @@ def test_credentials_are_neither_written_down_nor_shown() -> None:
         RawEvent(value={"session": {"tools": [tool]}}),
     ):
         assert "Bearer abc" not in json.dumps(command.to_dict()) + repr(command)
-    assert "Bearer abc" not in repr(CreateResponse(tools=[tool]))
+    assert "Bearer abc" not in repr(CreateResponse(tools=[tool], input=[tool]))
+    assert repr(RawEvent(value='{"authorization": "Bearer abc"}')) == "RawEvent(event_id='', value=<31 characters>)"
+    assert repr(RawEvent(value=b"Bearer abc")) == "RawEvent(event_id='', value=<10 bytes>)"
     assert CreateResponse(tools=[tool]).to_dict()["tools"] == [{"type": "mcp", "authorization": "<redacted>"}]

@@ -11,6 +11,7 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
+from qai_realtime_sync.commands import Configure
 from qai_realtime_sync.config import (
     UNSET,
     AudioFormat,
@@ -320,3 +321,36 @@ def test_redacting_reaches_every_depth_and_changes_nothing() -> None:
         "name": "token",
     }
     assert value["a"][0]["Authorization"] == "x"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "openai_api_key", "apiKey", "APIKey", "api-key", "xi-api-key", "refresh_token", "authToken", "secret__token", "secret__pin",
+        "client_secret", "Password", "Proxy-Authorization", "request_headers", "credentials", "private_key", "signedUrl", "auth",
+    ],
+)  # fmt: skip
+def test_keys_that_hold_a_credential_are_known_by_their_parts(key: str) -> None:
+    """However it is spelled and whatever stands before it; so it is in the text form and in the command that sends it."""
+    config = RealtimeConfig(session={"extra": [{key: "swordfish"}]})
+    assert redacted({key: {"value": "swordfish"}}) == {key: "<redacted>"}
+    assert "swordfish" not in repr(config) + json.dumps(Configure(config=config).to_dict())
+    assert config.to_dict()["session"] == {"extra": [{key: "swordfish"}]}
+
+
+@pytest.mark.parametrize(
+    "key", ["max_output_tokens", "keyterms", "keywords", "key", "value", "tokens", "author", "total_tokens", "url", "header", "monkey"]
+)
+def test_keys_that_only_sound_like_it_are_shown(key: str) -> None:
+    """Limits, hints and plain names are what a journal is read for; a flag is no credential whatever its name."""
+    assert redacted({key: "plain", "has_password": True}) == {key: "plain", "has_password": True}
+
+
+def test_an_address_is_shown_without_what_lets_one_in() -> None:
+    """User and query are cut from an address under a key that names one, and text elsewhere is left alone."""
+    plain = {"imageUrl": "data:image/png;base64,AA==", "text": "https://h/?q=1"}
+    given = plain | {"server_url": "https://me:pw@h/mcp?token=x&a=b", "uri": "h?"}
+    assert redacted(given) == plain | {"server_url": "https://<redacted>@h/mcp?<redacted>", "uri": "h?<redacted>"}
+    tool = {"type": "mcp", "server_label": "s", "server_url": "https://h/mcp?token=swordfish"}
+    assert "swordfish" not in repr(RealtimeConfig(tools=[tool]))
+    assert RealtimeConfig(tools=[tool]).to_dict()["tools"] == [tool]

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 
 from qai_realtime_sync.commands import COMMANDS, RawEvent
 from qai_realtime_sync.config import AudioFormat, RealtimeConfig, RealtimeSession, Tool, TurnDetection
-from qai_realtime_sync.events import EVENTS, AudioDelta, Event, HandlerFailed, Item, SessionCreated
+from qai_realtime_sync.events import EVENTS, AudioDelta, Event, HandlerFailed, Item, McpStatus, SessionCreated
 from qai_realtime_sync.fields import ByFields, FrozenByFields
 
 VALUES = st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=3) | st.lists(st.integers())
@@ -89,6 +89,7 @@ def test_secrets_stay_out_of_the_text_form() -> None:
     assert "s3cret" not in repr(RealtimeConfig(tools=[{"type": "mcp", "authorization": "s3cret"}]))
     assert "s3cret" not in repr(SessionCreated(session={"client_secret": "s3cret"}))
     assert "s3cret" not in repr(RawEvent(value={"authorization": "s3cret"}))
+    assert "s3cret" not in repr(McpStatus(servers=[{"label": "shown", "authorization": "s3cret"}]))
 
 
 @pytest.mark.parametrize("kind", [*EVENTS.values(), *COMMANDS.values(), Item, AudioFormat, RealtimeConfig, RealtimeSession, Tool], ids=str)

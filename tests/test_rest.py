@@ -354,6 +354,15 @@ def test_missing_and_wrong_fields_are_empty(gateway: responses.RequestsMock, res
     assert (session.ephemeral_token, session.session_id, session.expires_at, session.expires_in) == ("", "", None, None)
 
 
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "-1" + "0" * 400, "1e999", "NaN", "-Infinity"], ids=lambda number: number[:9])
+def test_a_time_that_no_clock_has_is_missing(gateway: responses.RequestsMock, rest: RestClient, number: str) -> None:
+    """The session was paid for, so it is handed out all the same; of two dates the one that is one counts."""
+    body = f'{{"ephemeral_token": "T", "expires_in": {number}, "expires_at": {number}, "client_secret": {{"expires_at": 1700}}}}'
+    gateway.post(SESSION, body=body, content_type="application/json")
+    session = rest.create_session()
+    assert (session.ephemeral_token, session.expires_in, session.expires_at) == ("T", None, 1700.0)
+
+
 def test_a_refresh_without_a_token_is_an_error(gateway: responses.RequestsMock, rest: RestClient) -> None:
     """A refresh whose answer has no token cannot be used, and says so with the request id."""
     gateway.post(REFRESH, json={"ok": True}, headers={"X-QAI-Request-Id": "req_9"})

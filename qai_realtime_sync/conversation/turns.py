@@ -37,6 +37,7 @@ _REMEMBERED = 1000
 _SAME_RUN = 0.002  # seconds: sound that begins this near to the end of the last piece goes on from there
 _MOST_RUNS = 10_000
 _MOST_EARLY = 64
+_LONGEST_MS = 10**12
 _PADDING, _SILENCE = 0.3, 0.5  # what services hold before and after speech if nothing else is said (source: OpenAI reference)
 
 
@@ -50,6 +51,7 @@ class _Open:
     asking: set[str] = attrs.field(factory=set)  # answers that called a function: another answer follows them
     answers: dict[tuple[str, str], str] = attrs.field(factory=dict)
     heard: dict[str, str] = attrs.field(factory=dict)
+    pieces: dict[tuple[str, bool], str] = attrs.field(factory=dict)  # (answer, spoken or not) without items -> its text so far
     kept: dict[tuple[str, str], str] = attrs.field(factory=dict)  # what was cut: the text the service keeps of it
     cut: tuple[str, str] | None = None  # the item that was cut here, as a key of answers
     told: bool = False
@@ -168,14 +170,16 @@ class Turns:
         turn = self._for_user(event.item_id).turn
         if turn.speech_started_at is None:
             turn.speech_started_at = at
-        if turn.spoke_from is None and self._runs and event.audio_start_ms:  # at 0 the padding may be shorter
-            turn.spoke_from = self._time_of(event.audio_start_ms / 1000 + self._padding)
+        position = _seconds(event.audio_start_ms)
+        if turn.spoke_from is None and self._runs and position:  # at 0 the padding may be shorter
+            turn.spoke_from = self._time_of(position + self._padding)
 
     def _speech_stopped(self, event: SpeechStopped, at: float) -> None:
         turn = self._for_user(event.item_id).turn
         turn.speech_stopped_at = at
-        if self._runs and event.audio_end_ms is not None:
-            turn.spoke_until = self._time_of(event.audio_end_ms / 1000 - self._silence)
+        position = _seconds(event.audio_end_ms)
+        if self._runs and position is not None:
+            turn.spoke_until = self._time_of(position - self._silence)
 
     def _committed(self, event: InputCommitted, at: float) -> None:
         current = self._for_user(event.item_id)
@@ -187,26 +191,42 @@ class Turns:
             # Where there are no items, what the user said may come when its answer has begun, and names that.
             answered = self._by_response.get(event.response_id) if not event.item_id else None
             current = answered if answered is not None else self._for_user(event.item_id)
-            current.heard[event.item_id or event.response_id] = event.transcript.strip()
+            words = event.transcript.strip()
+            if not event.item_id:  # nothing tells one sentence from the next, so neither may replace the other
+                words = f"{current.heard.get(event.response_id, '')} {words}".strip()
+            current.heard[event.item_id or event.response_id] = words
             current.turn.user = " ".join(text for text in current.heard.values() if text)
         else:
-            current = self._for_answer(event.response_id)
-            self._goes_on(current, event.response_id)
-            current.answers[(event.response_id, event.item_id)] = event.transcript
-            self._join(current)
+            self._answered(event, event.transcript, event.final)
 
     def _text(self, event: TextDone, at: float) -> None:
+        self._answered(event, event.text, True)
+
+    def _answered(self, event: TranscriptDone | TextDone, text: str, final: bool) -> None:
+        """An item's text, or without items a piece of the answer's; one that is not final may come again, and then longer."""
         current = self._for_answer(event.response_id)
         self._goes_on(current, event.response_id)
-        current.answers[(event.response_id, event.item_id)] = event.text
+        if not event.item_id:
+            kind = (event.response_id, isinstance(event, TranscriptDone))  # some services write down what they also say
+            before = current.pieces.get(kind, "")
+            if before and (final or not text.strip().startswith(before)):
+                text = f"{before} {text.strip()}"
+            current.pieces[kind] = text.strip()
+        current.answers[(event.response_id, event.item_id)] = text
         self._join(current)
 
     def _corrected(self, event: TranscriptCorrected, at: float) -> None:
         current = self._for_answer(event.response_id)
-        for key in current.answers:
+        original = event.original.strip()
+        for key, text in current.answers.items():
             if key[0] == event.response_id:
-                current.answers[key] = event.corrected
-                current.kept[key] = event.corrected.strip()
+                before = text.strip()
+                only = before[: -len(original)] if original and before.endswith(original) else ""  # of several pieces the last one
+                current.answers[key] = only + event.corrected
+                current.kept[key] = current.answers[key].strip()
+                for kind in current.pieces:
+                    if kind[0] == event.response_id:
+                        current.pieces[kind] = current.kept[key]
         self._join(current)
 
     def _audio(self, event: AudioDelta, at: float) -> None:
@@ -345,6 +365,11 @@ class Turns:
                 heard.append(text.strip())
             over = over or key == current.cut
         turn.heard_text = " ".join(text for text in heard if text)
+
+
+def _seconds(position_ms: int | None) -> float | None:
+    """Return a position in the user's sound in seconds, ``None`` for what cannot be one."""
+    return position_ms / 1000 if position_ms is not None and abs(position_ms) <= _LONGEST_MS else None
 
 
 _ROWS: dict[type[Event], Callable[[Turns, Any, float], _Open | None]] = {

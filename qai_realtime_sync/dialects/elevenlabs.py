@@ -2,7 +2,7 @@
 
 The wire's ``event_id`` counts utterances of the agent; it groups what belongs together and is our response id unless the wire
 gives one. The service rarely says where a response ends: without such a word it ends where the next one begins, or where the user
-cuts it off.
+cuts it off. A text that comes without a number begins a response that waits for its number.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from qai_realtime_sync.config import DEFAULT_VOICE, UNSET, RealtimeConfig, Realt
 from qai_realtime_sync.dialects import address
 from qai_realtime_sync.dialects.base import Dialect, remember, unsupported_commands
 from qai_realtime_sync.dialects.elevenlabs_commands import ANSWERED, ENCODERS
-from qai_realtime_sync.dialects.elevenlabs_events import DECODERS, utterance
+from qai_realtime_sync.dialects.elevenlabs_events import DECODERS, number_of, utterance
 from qai_realtime_sync.dialects.endings import BAD_REQUEST, LOST, NORMAL, POLICY, by_words, meaning_of
 from qai_realtime_sync.dialects.merge import merged
-from qai_realtime_sync.dialects.rows import Value, at, read_text, read_whole
+from qai_realtime_sync.dialects.rows import Value, at, read_text
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.events import (
     AudioDone,
@@ -74,11 +74,15 @@ class ElevenLabs(Dialect):
         self.ids: dict[str, str] = {}  # the wire's event id -> our response id
         self.ended: dict[str, None] = {}  # responses that are over
         self.response_id = ""  # the response that is running
+        self.worded = False  # its text was told
+        self.unnumbered = ""  # the same response, if no number of an utterance is known for it yet
+        self.made_up = 0  # ids of ours
         self.sounding = ""  # the response whose sound has no end yet
         self.newest = -1  # the highest event id that began a response
         self.interrupted = -1  # sound up to this event id is void
         self.texts: dict[str, str] = {}  # response id -> what was written so far
         self.told_calls: dict[str, None] = {}
+        self.told_tools: dict[str, bool] = {}  # calls of server tools whose end was told -> with its result
 
     # -- opening ---------------------------------------------------------------------------------------------------------
 
@@ -146,25 +150,66 @@ class ElevenLabs(Dialect):
 
     def is_interrupted(self, given: Mapping[str, Any]) -> bool:
         """The message belongs to an utterance that the user cut off."""
-        event_id = given.get("event_id")
-        return type(event_id) is int and event_id <= self.interrupted
+        number = number_of(given)
+        return number is not None and number <= self.interrupted
 
-    def begin(self, given: Mapping[str, Any], raw: Value) -> tuple[str, list[Event]]:
-        """Return whose response a message is; the first one of a new utterance ends the old response and begins one."""
-        event_id = utterance(given)
+    def begin(self, given: Mapping[str, Any], raw: Value, *, whole: bool = False) -> tuple[str, list[Event]]:
+        """Return whose response a message is; the first one of a new utterance ends the old response and begins one.
+
+        ``whole``: the message is a response's whole text, of which each has one.
+        """
+        event_id, named = utterance(given), read_text(given.get("response_id"))
         if not event_id:
-            return read_text(given.get("response_id")) or self.response_id, []
-        response_id = self.ids.get(event_id)
-        if response_id is not None:
+            return self._begin_unnumbered(named, raw) if whole else (named or self.response_id, [])
+        # A second whole text is not of the response that waits for its number, unless it says so.
+        response_id = self.ids.get(event_id) or ("" if whole and not named else self.bind(given))
+        if response_id:
             return response_id, []
-        response_id = read_text(given.get("response_id")) or event_id
+        response_id = named or event_id
         remember(self.ids, event_id, response_id)
-        number_ = read_whole(given.get("event_id"), self.newest + 1)
-        if number_ <= self.newest or number_ <= self.interrupted or response_id in self.ended or response_id == self.response_id:
+        number = number_of(given, self.newest + 1)
+        if number <= self.newest or number <= self.interrupted or response_id in self.ended or response_id == self.response_id:
             return response_id, []  # late, of an utterance that is over, or a part of the one that runs
-        told = self.end(self.response_id, raw) if self.response_id else []
-        self.response_id, self.newest = response_id, number_
-        return response_id, [*told, ResponseCreated(raw=raw, response_id=response_id)]
+        told = self._open(response_id, raw)
+        self.newest = number
+        return response_id, told
+
+    def _begin_unnumbered(self, named: str, raw: Value) -> tuple[str, list[Event]]:
+        """The same for a whole text without a number: it belongs to the response that runs if that has none yet."""
+        if named and (named in self.ended or named == self.response_id):
+            return named, []
+        if self.response_id and not self.worded:
+            return self.response_id, []
+        if not named:
+            self.made_up += 1
+            named = f"answer_{self.made_up}"
+        told = self._open(named, raw)
+        self.unnumbered = named
+        return named, told
+
+    def _open(self, response_id: str, raw: Value) -> list[Event]:
+        told = self.end(self.response_id, raw)
+        self.response_id, self.worded, self.unnumbered = response_id, False, ""
+        return [*told, ResponseCreated(raw=raw, response_id=response_id)]
+
+    def bind(self, given: Mapping[str, Any]) -> str:
+        """Return the response that waits for its number, which a message with a new one gives it; ``""`` if none does."""
+        response_id, number = self.unnumbered, number_of(given, self.newest + 1)
+        if not response_id or not utterance(given) or number <= max(self.newest, self.interrupted):
+            return ""
+        if read_text(given.get("response_id")) not in ("", response_id):
+            return ""
+        self.unnumbered, self.newest = "", number
+        remember(self.ids, utterance(given), response_id)
+        return response_id
+
+    def up_to(self, given: Mapping[str, Any]) -> str:
+        """Return the newest response up to a number: that of an interruption is a bound, which no utterance need have."""
+        limit = number_of(given)
+        if limit is None:
+            return self.response_id
+        numbers = ((number_of({"event_id": event_id}), response_id) for event_id, response_id in self.ids.items())
+        return max(((number, found) for number, found in numbers if number is not None and number <= limit), default=(0, ""))[1]
 
     def end(self, response_id: str, raw: Value, *, status: str = "completed", reason: str = "") -> list[Event]:
         """Return the end of a response, once."""
@@ -173,7 +218,7 @@ class ElevenLabs(Dialect):
         remember(self.ended, response_id, None)
         self.texts.pop(response_id, None)
         if response_id == self.response_id:
-            self.response_id = ""
+            self.response_id = self.unnumbered = ""
         told: list[Event] = []
         if response_id == self.sounding:  # few agents mark their last piece of sound
             self.sounding = ""

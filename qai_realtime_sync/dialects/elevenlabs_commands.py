@@ -44,7 +44,8 @@ ANSWERED: Final[frozenset[type[Command]]] = frozenset({SendText, SendFunctionRes
 _EVENTS: Final = (
     "audio", "interruption", "agent_response", "agent_response_correction", "agent_response_complete", "user_transcript",
     "tentative_user_transcript", "conversation_initiation_metadata", "ping", "client_tool_call", "agent_tool_request",
-    "agent_tool_response", "agent_tool_response_full_payload", "mcp_tool_call", "mcp_connection_status", "context_usage",
+    "agent_tool_response_full_payload", "mcp_tool_call", "mcp_connection_status", "context_usage", "vad_score",
+    "agent_chat_response_part", "agent_reasoning_response_part", "internal_tentative_agent_response", "client_error",
 )  # fmt: skip
 
 
@@ -54,7 +55,8 @@ def client_data(
     """Return the first message, with only what the program set: the service closes for an override the agent does not allow.
 
     One thing is asked for unasked (``events``): to be told the end of an answer, which an agent does not do by itself. The list
-    replaces the agent's own, so it names all that this dialect reads; ``client_events`` of the program, ``None`` too, goes before.
+    replaces the agent's own, so it names all that this dialect reads, the end of a server tool only once, with its result;
+    ``client_events`` of the program, ``None`` too, goes before.
     Tools are part of the agent and are not sent. Through the gateway voice and model stand in the address, unless an agent is
     named.
     """
@@ -78,8 +80,7 @@ def client_data(
         "conversation": {"text_only": True} if config.modalities == ["text"] else {},
     }
     if events:
-        written = ("agent_chat_response_part",) if config.modalities == ["text"] else ()
-        override["conversation"]["client_events"] = [*_EVENTS, *written]
+        override["conversation"]["client_events"] = [*_EVENTS]
     override = {name: part for name, part in override.items() if part}
     message: dict[str, Any] = {"type": "conversation_initiation_client_data"}
     if override:

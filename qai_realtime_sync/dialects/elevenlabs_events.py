@@ -58,7 +58,7 @@ from qai_realtime_sync.events import (
 if TYPE_CHECKING:
     from qai_realtime_sync.dialects.elevenlabs import ElevenLabs
 
-__all__ = ["DECODERS", "formats", "utterance"]
+__all__ = ["DECODERS", "formats", "number_of", "utterance"]
 
 _USUAL_FORMAT: Final = "pcm_16000"
 
@@ -159,7 +159,9 @@ def agent_response(dialect: ElevenLabs, value: Value) -> list[Event]:
     given = read_mapping(value.get("agent_response_event"))
     if type(transcript := given.get("agent_response")) is not str:
         raise UnreadableError("agent_response_event.agent_response is missing or not text")
-    response_id, told = dialect.begin(given, value)
+    response_id, told = dialect.begin(given, value, whole=True)
+    if response_id == dialect.response_id:
+        dialect.worded = True
     told.append(TranscriptDone(raw=value, transcript=transcript, source="output", final=False, response_id=response_id))
     return told
 
@@ -176,7 +178,7 @@ def correction(dialect: ElevenLabs, value: Value) -> list[Event]:
             source="output",
             original=read_text(given.get("original_agent_response")),
             corrected=corrected,
-            response_id=dialect.known_id(given),
+            response_id=dialect.ids.get(utterance(given)) or dialect.up_to(given) or dialect.known_id(given),
         )
     ]
 
@@ -224,19 +226,20 @@ def _part(value: Value, key: str) -> tuple[Value, str, str]:
 def complete(dialect: ElevenLabs, value: Value) -> list[Event]:
     """The service says that an utterance is over, where the agent has that switched on."""
     given = read_mapping(value.get("agent_response_complete_event"))
-    return dialect.end(dialect.known_id(given), value)
+    return dialect.end(dialect.bind(given) or dialect.known_id(given), value)
 
 
 @gives(Interrupted, ResponseDone)
 def interruption(dialect: ElevenLabs, value: Value) -> list[Event]:
     """The user cut the agent off: what is queued, and what still arrives up to this id, is void."""
     given = read_mapping(value.get("interruption_event"))
-    response_id = dialect.known_id(given) or dialect.response_id
-    limit = read_whole(given.get("event_id"), dialect.newest)
-    dialect.interrupted = max(dialect.interrupted, limit)
+    response_id = dialect.ids.get(utterance(given)) or dialect.bind(given) or dialect.up_to(given) or dialect.known_id(given)
+    limit = number_of(given)
+    reaches = limit is None or (dialect.newest <= limit and not dialect.unnumbered)  # what waits for its number is newer than all
+    dialect.interrupted = max(dialect.interrupted, dialect.newest if limit is None else limit)
     reason = read_text(given.get("reason"))
     told: list[Event] = [Interrupted(raw=value, response_id=response_id, reason=reason)]
-    if dialect.response_id and dialect.newest <= limit:
+    if dialect.response_id and reaches:
         told += dialect.end(dialect.response_id, value, status="cancelled", reason=reason or "interrupted")
     return told
 
@@ -272,17 +275,22 @@ def client_tool_call(dialect: ElevenLabs, value: Value) -> list[Event]:
 def _server_tool(key: str, requested: bool) -> Decoder:
     @gives(ServerTool)
     def server_tool(dialect: ElevenLabs, value: Value) -> list[Event]:
-        """A tool that the service runs by itself."""
+        """A tool that the service runs by itself; its end may come in two forms, and the second is news only if it has the result."""
         given = read_mapping(value.get(key))
         failed = read_flag(given.get("is_error"))
+        call_id, result = read_text(given.get("tool_call_id")), read_text(given.get("full_tool_result"))
+        if call_id and not requested:
+            if call_id in dialect.told_tools and (dialect.told_tools[call_id] or not result):
+                return []
+            remember(dialect.told_tools, call_id, bool(result))
         return [
             ServerTool(
                 raw=value,
                 name=read_text(given.get("tool_name")),
-                call_id=read_text(given.get("tool_call_id")),
+                call_id=call_id,
                 kind=read_text(given.get("tool_type")),
                 status="requested" if requested else "failed" if failed else "completed",
-                result=read_text(given.get("full_tool_result")),
+                result=result,
             )
         ]
 
@@ -335,6 +343,14 @@ def utterance(value: Any) -> str:
     """The utterance that a transcript of the user belongs to, as text."""
     event_id = at(value, "event_id")
     return str(event_id) if type(event_id) is int else read_text(event_id)
+
+
+def number_of(value: Any, default: Any = None) -> Any:
+    """The number of an utterance, which some messages have as text; else the default."""
+    event_id = at(value, "event_id")
+    if type(event_id) is str and event_id.isascii() and event_id.isdigit() and len(event_id) < 20:
+        return int(event_id)
+    return read_whole(event_id, default)
 
 
 def _user(event: type[Event], key: str, **fields: Any) -> Decoder:

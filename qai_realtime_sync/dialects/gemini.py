@@ -6,6 +6,7 @@ one message are read in a fixed order, so that what belongs to a turn is told be
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -87,7 +88,8 @@ class Gemini(Dialect):
         self.input_turn = ""  # the turn that the user's transcript belongs to, "" while there is none
         self.user_before = 0  # characters of it that came before the answer began
         # calls
-        self.made_up = 0
+        self.made_up = 0  # ids
+        self.tag = ""  # part of them: another connection of the conversation must not make up the same ones
         self.partial: dict[str, Any] = {}  # call id -> arguments so far
         self.told_calls: dict[str, None] = {}
         self.calls: dict[str, tuple[str, str]] = {}  # call id -> (the wire's id, name)
@@ -196,7 +198,9 @@ class Gemini(Dialect):
         return [TranscriptDone(raw=raw, transcript=transcript, source="input", response_id=turn)] if transcript else []
 
     def heard_model(self, given: Any, raw: Value) -> list[Event]:
-        """A piece of what the model says."""
+        """A piece of what the model says; what comes after an interruption was never heard."""
+        if self.was_interrupted:
+            return []
         told: list[Event] = []
         piece = read_text(at(given, "text"))
         if piece:
@@ -211,8 +215,10 @@ class Gemini(Dialect):
         return [TranscriptDone(raw=raw, transcript=transcript, response_id=self.turn)] if transcript else []
 
     def said(self, part: Any, raw: Value) -> list[Event]:
-        """One part of a model's turn: a thought, text or sound; code and its results have no event."""
+        """One part of a model's turn: a thought, text or sound; code and its results have no event, nor has text after an interruption."""
         if type(written := at(part, "text")) is str and written:
+            if self.was_interrupted:
+                return []
             told = self.begin(raw)
             if at(part, "thought") is True:
                 return [*told, ReasoningDelta(raw=raw, delta=written, response_id=self.turn)]
@@ -269,8 +275,9 @@ class Gemini(Dialect):
         """Return an id for a call that the wire gave none; the pieces of one call share it."""
         call_id = self.unnamed.get(name)
         if call_id is None:
+            self.tag = self.tag or os.urandom(3).hex()
             self.made_up += 1
-            call_id = f"call_{self.made_up}"
+            call_id = f"call_{self.tag}_{self.made_up}"
             remember(self.unnamed, name, call_id, limit=64)
         return call_id
 

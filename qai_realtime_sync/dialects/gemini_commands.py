@@ -49,6 +49,8 @@ def configure(dialect: Gemini, command: Configure) -> list[Frame]:
         dialect.config, dialect.free_tools = config, free_tools(value)
         return json_frame({"setup": value})
     update = _update(dialect.config, command)
+    if "tools" in update:
+        dialect.free_tools = free_tools(update)
     dialect.config = config
     return json_frame({"contextUpdate": update}) if update else []
 

@@ -127,9 +127,10 @@ def _type(given: Any) -> dict[str, Any]:
 
 
 def free_tools(value: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names of tools in a setup that the model does not wait for."""
+    """Return the names of tools in a setup, or in an update of its context, that the model does not wait for."""
     found = set()
-    for tool in value.get("tools") or ():
+    given = value.get("tools") or ()
+    for tool in (given,) if isinstance(given, Mapping) else given:
         for declaration in (tool.get("functionDeclarations") or ()) if isinstance(tool, Mapping) else ():
             if isinstance(declaration, Mapping) and declaration.get("behavior") == "NON_BLOCKING":
                 found.add(str(declaration.get("name")))

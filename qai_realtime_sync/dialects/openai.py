@@ -49,6 +49,7 @@ class OpenAI(Dialect):
         self.replaying = False  # a resumed connection, before our configuration is in force
         self.beta = False  # the service wants the beta's session object
         self.binary_input = False
+        self.after_text = ["text", "audio"] if gateway else None  # the modalities that are named when a text is to be answered
         self.calls: dict[str, Call] = {}  # by item id, until their response is done
         self.told_calls: dict[str, None] = {}  # call ids, in order
         self.running: dict[str, bool] = {}  # response id -> the user spoke during it
@@ -61,7 +62,7 @@ class OpenAI(Dialect):
         self, config: RealtimeConfig, session: RealtimeSession, api_key: str = "", resume: Resume | None = None
     ) -> Handshake:
         """Return address, headers and the update that configures the session. Raises: `ConfigError`."""
-        self.beta = address.is_voice_live(session.ws_url)
+        self.beta = address.is_voice_live(session.ws_url) or session.provider.lower() == "azure_voice_live"
         self.traits = self._traits(config)
         query = {"model": config.model, "conversation_id": resume.handle if resume and self.traits.resumable else ""}
         self.replaying = bool(query["conversation_id"])
@@ -81,6 +82,7 @@ class OpenAI(Dialect):
         """Return the session object of an update, and take note of what it asks for."""
         if self.gateway:
             session = gateway_session(config, changes)
+            self.after_text = session.get("modalities") or ["text", "audio"]
         else:
             session = self.direct_session(config, changes)
         self.heard(session)
@@ -93,16 +95,19 @@ class OpenAI(Dialect):
 
     def _traits(self, config: RealtimeConfig) -> Traits:
         """The fixed formats are those of pcm16: with G.711 the configuration decides."""
-        usual = type(self).traits
-        fixed, cap = usual.fixed_input, usual.session_cap
-        if self.gateway:
-            fixed, cap = (PCM_24K if is_gpt(config.model) else None), None
+        usual, fixed = type(self).traits, self.fixed_format(config)
         return attrs.evolve(
             usual,
             fixed_input=fixed if config.input_format == "pcm16" else None,
             fixed_output=fixed if config.output_format == "pcm16" else None,
-            session_cap=cap,
+            session_cap=None if self.gateway else usual.session_cap,
         )
+
+    def fixed_format(self, config: RealtimeConfig) -> AudioFormat | None:
+        """Return the one pcm16 format that the service takes and gives, ``None`` if the configuration decides."""
+        if self.gateway:
+            return PCM_24K if is_gpt(config.model) else None
+        return type(self).traits.fixed_input
 
     # -- what arrives ----------------------------------------------------------------------------------------------------
 
@@ -137,7 +142,7 @@ class OpenAI(Dialect):
 
     def response_body(self, command: CreateResponse) -> dict[str, Any]:
         """Return the body of a ``response.create``, empty if nothing is set."""
-        return beta_response(command, self.gateway) if self.gateway or self.beta else ga_response(command)
+        return beta_response(command, self.after_text) if self.gateway or self.beta else ga_response(command)
 
     # -- the end ---------------------------------------------------------------------------------------------------------
 

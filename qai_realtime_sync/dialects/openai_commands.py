@@ -125,13 +125,10 @@ def ga_response(command: CreateResponse) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def beta_response(command: CreateResponse, gateway: bool) -> dict[str, Any]:
-    """Return the beta's body, also xAI's; after a text the gateway's reference names both modalities."""
-    modalities = command.modalities
-    if modalities is None and gateway and command.after_text:
-        modalities = ["text", "audio"]
+def beta_response(command: CreateResponse, after_text: list[str] | None) -> dict[str, Any]:
+    """Return the beta's body, also xAI's; ``after_text`` are the modalities that are named after a text, if any are."""
     body = {
-        "modalities": modalities,
+        "modalities": after_text if command.modalities is None and command.after_text else command.modalities,
         "instructions": command.instructions,
         "voice": command.voice,
         "tools": command.tools,

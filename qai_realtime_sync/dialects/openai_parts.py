@@ -127,7 +127,10 @@ _ENCODINGS: Final[Mapping[str, tuple[str, int]]] = {
 
 
 def audio_format(value: Any, rate: Any = None) -> AudioFormat | None:
-    """Read a format: the object of today, or the word of the beta with its rate beside it; ``None`` for ``not specified``."""
+    """Read a format: the object of today, or the word of the beta with its rate beside it; ``None`` for ``not specified``.
+
+    A rate that no service has is not believed: a filter for it would be silent, or so long that it is never done.
+    """
     if type(value) is dict:
         value, rate = value.get("type"), value.get("rate")
     found = _ENCODINGS.get(value) if type(value) is str else None
@@ -135,7 +138,7 @@ def audio_format(value: Any, rate: Any = None) -> AudioFormat | None:
         return None
     encoding, usual = found
     given = read_whole(rate, usual) if encoding == "pcm16" else usual
-    return AudioFormat(encoding, given if given > 0 else usual)
+    return AudioFormat(encoding, given if 8000 <= given <= 96_000 else usual)
 
 
 def input_format(session: Any) -> AudioFormat | None:

@@ -14,7 +14,7 @@ import attrs
 from qai_realtime_sync.config import DEFAULT_VOICE, UNSET, RealtimeConfig, Transcription, TurnDetection
 from qai_realtime_sync.dialects.merge import merged, tools_as_dicts, without_unset
 
-__all__ = ["beta_session", "ga_session", "gateway_session", "is_gpt", "modality", "xai_session"]
+__all__ = ["beta_session", "ga_session", "gateway_session", "is_gpt", "modality", "xai_rate", "xai_session"]
 
 GA_TRANSCRIPTION: Final = "gpt-realtime-whisper"
 BETA_TRANSCRIPTION: Final = "gpt-4o-mini-transcribe"
@@ -23,11 +23,17 @@ GATEWAY_TRANSCRIPTION: Final = "grok-2-audio"
 
 _MIME: Final = {"g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
 _KEYTERMS, _KEYTERM_LENGTH = 100, 50
+_XAI_RATES: Final = frozenset({8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000})  # source: xAI documents
 
 
 def is_gpt(model: str) -> bool:
     """The gateway's rule for its OpenAI branch: the model starts with ``gpt-`` (source: gateway's reference, 0.9.0)."""
     return model.startswith("gpt-")
+
+
+def xai_rate(rate: int) -> int:
+    """Return a rate that xAI has: this one, else 24000."""
+    return rate if rate in _XAI_RATES else 24000
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------------
@@ -53,6 +59,14 @@ def _ga_turn_detection(value: Any) -> Any:
         return given
     foreign = {"eagerness"} if given["type"] == "server_vad" else _SERVER_VAD_ONLY
     return {name: field for name, field in given.items() if name not in foreign}
+
+
+def _xai_turn_detection(value: Any) -> Any:
+    """The same for xAI, which hears the end of a turn by silence alone: there is no semantic_vad (documentation)."""
+    given = _turn_detection(value)
+    if isinstance(given, dict):
+        given = {name: field for name, field in given.items() if name != "eagerness"} | {"type": "server_vad"}
+    return given
 
 
 _SERVER_VAD_ONLY: Final = frozenset({"threshold", "prefix_padding_ms", "silence_duration_ms", "idle_timeout_ms"})
@@ -128,13 +142,9 @@ def beta_session(config: RealtimeConfig, changes: Mapping[str, Any] | None = Non
 
 def xai_session(config: RealtimeConfig, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return xAI's session object: voice and turn detection at the top, formats nested (flat ones are ignored in silence)."""
-    session = _flat(config, config.voice) | _xai_extras(config)
-    sent = {
-        "format": _format(config.input_format, config.sample_rate),
-        "transcription": _xai_transcription(config.transcription),
-    }
-    heard = {"format": _format(config.output_format, config.sample_rate), **without_unset(speed=config.speed)}
-    session |= {"audio": {"input": sent, "output": heard}}
+    audio = _xai_audio(config)
+    audio["input"]["transcription"] = _xai_transcription(config.transcription)
+    session = _flat(config, config.voice) | _xai_extras(config) | {"audio": audio}
     if config.resumption:
         session["resumption"] = {"enabled": True}
     return merged(session, config.session, changes)
@@ -146,11 +156,10 @@ def gateway_session(config: RealtimeConfig, changes: Mapping[str, Any] | None = 
     if is_gpt(config.model):
         session |= {"modalities": ["text", "audio"]} | _beta_fields(config)
     else:
-        heard = {"format": _format(config.output_format, config.sample_rate), **without_unset(speed=config.speed)}
         session |= _xai_extras(config)
         session |= {
             "input_audio_transcription": _transcription(config.transcription, GATEWAY_TRANSCRIPTION),
-            "audio": {"input": {"format": _format(config.input_format, config.sample_rate)}, "output": heard},
+            "audio": _xai_audio(config),
         }
     return merged(session, config.session, changes)
 
@@ -166,8 +175,19 @@ def _flat(config: RealtimeConfig, voice: Any) -> dict[str, Any]:
     return session
 
 
+def _xai_audio(config: RealtimeConfig) -> dict[str, Any]:
+    """The formats, nested, at a rate that xAI has, and the speed."""
+    rate = xai_rate(config.sample_rate)
+    heard = {"format": _format(config.output_format, rate), **without_unset(speed=config.speed)}
+    return {"input": {"format": _format(config.input_format, rate)}, "output": heard}
+
+
 def _xai_extras(config: RealtimeConfig) -> dict[str, Any]:
-    """Fields of OpenAI's beta that xAI tolerates and echoes (recorded)."""
+    """What xAI has in its own way, and fields of OpenAI's beta that it tolerates and echoes (recorded)."""
+    return without_unset(turn_detection=_xai_turn_detection(config.turn_detection)) | _beta_extras(config)
+
+
+def _beta_extras(config: RealtimeConfig) -> dict[str, Any]:
     return without_unset(
         modalities=config.modalities,
         tool_choice=config.tool_choice,
@@ -181,6 +201,6 @@ def _beta_fields(config: RealtimeConfig) -> dict[str, Any]:
         "input_audio_format": config.input_format,
         "output_audio_format": config.output_format,
         "input_audio_transcription": _transcription(config.transcription, BETA_TRANSCRIPTION),
-        **_xai_extras(config),
+        **_beta_extras(config),
         **without_unset(speed=config.speed),
     }

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from qai_realtime_sync.commands import CreateResponse, Say
-from qai_realtime_sync.config import RealtimeConfig
+from qai_realtime_sync.config import AudioFormat, RealtimeConfig
 from qai_realtime_sync.dialects.base import remember, unsupported_commands
-from qai_realtime_sync.dialects.openai import OpenAI
+from qai_realtime_sync.dialects.openai import PCM_24K, OpenAI
 from qai_realtime_sync.dialects.openai_commands import XAI_ENCODERS, beta_response
 from qai_realtime_sync.dialects.openai_events import DECODERS, INPUT, C, I, O, R, with_underscores
-from qai_realtime_sync.dialects.openai_session import xai_session
+from qai_realtime_sync.dialects.openai_session import xai_rate, xai_session
 from qai_realtime_sync.dialects.rows import Decoder, Value, at, const, essential, gives, read_text, read_whole, row, sound, whole
 from qai_realtime_sync.events import AudioDelta, Event, Ping, SpeechStarted, TranscriptDelta, TranscriptDone
 from qai_realtime_sync.seam import Traits
@@ -28,8 +28,8 @@ _STARTED: Final = DECODERS["input_audio_buffer.speech_started"]
 
 @gives(TranscriptDelta, TranscriptDone)
 def completed(dialect: XAI, value: Value) -> list[Event]:
-    """The sentence so far while ``status`` is ``in_progress``, else the final one, once per item."""
-    if value.get("status") == "in_progress":
+    """The final sentence, once per item, if ``status`` is missing or ``completed``; else the sentence so far."""
+    if (read_text(value.get("status")) or "completed") != "completed":
         return _SNAPSHOT(dialect, value)
     told = _COMPLETED(dialect, value)
     item_id, transcript = read_text(value.get("item_id")), read_text(value.get("transcript"))
@@ -108,7 +108,11 @@ class XAI(OpenAI):
 
     def response_body(self, command: CreateResponse) -> dict[str, Any]:
         """Return the body of a ``response.create``: the beta's names, as xAI documents them."""
-        return beta_response(command, self.gateway)
+        return beta_response(command, self.after_text)
+
+    def fixed_format(self, config: RealtimeConfig) -> AudioFormat | None:
+        """Return the format for a rate that xAI does not have: the client converts."""
+        return super().fixed_format(config) or (None if xai_rate(config.sample_rate) == config.sample_rate else PCM_24K)
 
     def session_body(self, config: RealtimeConfig) -> dict[str, Any]:
         """Return what minting sends: the gateway bills by the model, xAI itself takes none."""

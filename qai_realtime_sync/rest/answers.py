@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -151,7 +152,16 @@ def _text(value: object) -> str:
 
 
 def _seconds(*values: object) -> float | None:
-    return next((float(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)), None)
+    """Return the first number that is one: JSON also says infinities, NaN, and integers beyond every float."""
+    for value in values:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            try:
+                seconds = float(value)
+            except OverflowError:
+                continue
+            if math.isfinite(seconds):
+                return seconds
+    return None
 
 
 def read_token(answer: Mapping[str, Any]) -> str:

@@ -359,3 +359,71 @@ def test_a_transcript_that_names_its_answer_goes_to_its_turn() -> None:
         turns.told(done(f"t{number}"), 0.0)
     turns.told(TranscriptDone(transcript="spoken", source="input", response_id="t1"), 0.0)
     assert [turn.user for turn in turns.snapshot()] == ["spoken", "typed 2"]
+
+
+def test_sentences_without_items_are_joined() -> None:
+    """Where nothing tells one sentence of the user from the next, with or without the answer's name, none replaces another."""
+    turns = Turns()
+    for words in ("My order is 1234.", "And my name is Bob."):
+        turns.told(TranscriptDone(transcript=words, source="input", response_id="t1"), 0.0)
+    turns.told(created("t1"), 0.0)
+    turns.told(TranscriptDone(transcript="Hello?", source="input", response_id="t1"), 0.0)
+    turns.told(done("t1"), 0.0)
+    for words in ("Yes.", " ", "Yes."):
+        turns.told(user(words, ""), 0.0)
+    assert [turn.user for turn in turns.snapshot()] == ["My order is 1234. And my name is Bob. Hello?", "Yes. Yes."]
+
+
+def test_an_item_that_is_told_again_replaces_what_it_was() -> None:
+    """With items the newest text of each counts."""
+    turns, _ = play(user("Helo", "u1"), user("Hello", "u1"), created(), said("Hi"), said("Hi!"))
+    assert texts(turns) == [("Hello", "Hi!")]
+
+
+def test_pieces_of_an_answer_without_items_are_joined() -> None:
+    """What was said before a tool and after it in one answer is all in the turn, of transcripts and of written text."""
+    turns, _ = play(created(), said("Let me check.", item=""), call(), said(" It rains.", item=""), done())
+    assert texts(turns) == [("", "Let me check. It rains.")]
+    pieces = [TextDone(text=text, response_id="r1") for text in ("One", "two ")]
+    assert texts(play(created(), *pieces)[0]) == [("", "One two")]
+
+
+def whole(text: str) -> TranscriptDone:
+    return TranscriptDone(transcript=text, final=False, response_id="r1")
+
+
+def test_a_text_that_is_not_final_may_come_again() -> None:
+    """The same text, or a longer one, replaces what it repeats; another one of the same answer follows it."""
+    turns, _ = play(created(), whole("Once"), whole("Once upon a time"), whole("Once upon a time "), whole("The end."))
+    assert texts(turns) == [("", "Once upon a time The end.")]
+
+
+def test_what_is_written_beside_the_transcript_is_not_joined_to_it() -> None:
+    """Some services write down what they also say: the answer is told once."""
+    turns, _ = play(created(), whole("It is noon."), TextDone(text="It's noon.", response_id="r1"))
+    assert texts(turns) == [("", "It's noon.")]
+
+
+def test_a_correction_of_the_last_piece_keeps_the_ones_before() -> None:
+    """What was said before the piece that was cut was heard; what follows a correction is joined to it."""
+    corrected = TranscriptCorrected(original="Two three.", corrected="Two", response_id="r1")
+    turns, _ = play(created(), whole("One."), whole("Two three."), corrected)
+    assert texts(turns) == [("", "One. Two")]
+    assert turns.snapshot()[0].heard == "One. Two"
+    turns.told(whole("Four."), 9.0)
+    assert texts(turns) == [("", "One. Two Four.")]
+
+
+@pytest.mark.parametrize("position", [10**400, -(10**400), 10**13], ids=["beyond a float", "before one", "some centuries"])
+def test_a_position_that_cannot_be_one_is_passed_over(position: int) -> None:
+    """The turn is told as if nothing had been said of it, and nothing raises."""
+    turns = Turns()
+    turns.spoke(0.0, 100.0)
+    turns.told(SpeechStarted(item_id="u1", audio_start_ms=position), 1.0)
+    turns.told(SpeechStopped(item_id="u1", audio_end_ms=position), 2.0)
+    (turn,) = turns.snapshot()
+    assert (turn.speech_started_at, turn.spoke_from, turn.speech_stopped_at, turn.spoke_until) == (1.0, None, 2.0, None)
+    turns.told(SpeechStarted(item_id="u1", audio_start_ms=1000), 1.0)
+    turns.told(SpeechStopped(item_id="u1", audio_end_ms=3000), 2.0)
+    (turn,) = turns.snapshot()
+    assert (turn.spoke_from, turn.spoke_until) == (pytest.approx(1.3), pytest.approx(2.5))

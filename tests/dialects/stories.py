@@ -24,6 +24,7 @@ from qai_realtime_sync import dialects
 from qai_realtime_sync.commands import COMMANDS, Command
 from qai_realtime_sync.config import RealtimeConfig, RealtimeSession
 from qai_realtime_sync.dialects import Dialect
+from qai_realtime_sync.dialects.gemini import Gemini
 from qai_realtime_sync.seam import Frame, Resume
 
 FOLDER = pathlib.Path(__file__).parent.parent / "transcripts"
@@ -45,9 +46,11 @@ def opened(story: str) -> Dialect:
     """Return the dialect of a story, opened as its first ``given`` says."""
     made = dialects.choose(story.split("/")[0])
     given = next((line["given"] for line in lines(story) if "given" in line), None)
+    dialect = made(gateway=given.get("gateway", False)) if given is not None else made()
+    if isinstance(dialect, Gemini):
+        dialect.tag = "made"  # else random, so that two connections do not make up the same call ids
     if given is None:
-        return made()
-    dialect = made(gateway=given.get("gateway", False))
+        return dialect
     resume = Resume(handle=given["resume"]) if "resume" in given else None
     session = RealtimeSession(url=given.get("url", "wss://service.test/?agent_id=a"))
     dialect.handshake(RealtimeConfig.from_dict(given.get("config", {})), session, "key", resume)

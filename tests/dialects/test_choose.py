@@ -80,7 +80,7 @@ def test_traits_say_what_is_answered_without_asking() -> None:
 
 
 def test_fixed_formats_follow_the_configuration() -> None:
-    """OpenAI and the gateway's OpenAI branch fix 24 kHz for pcm16 only; Gemini takes any rate, but no G.711."""
+    """OpenAI and the gateway's OpenAI branch fix 24 kHz for pcm16 only, xAI for rates it lacks; Gemini takes any rate, but no G.711."""
     pcm24, pcm16 = AudioFormat("pcm16", 24000), AudioFormat("pcm16", 16000)
     session = RealtimeSession(url="wss://service.test")
 
@@ -92,6 +92,10 @@ def test_fixed_formats_follow_the_configuration() -> None:
     assert fixed(OpenAI, RealtimeConfig(sample_rate=16000)) == (pcm24, pcm24)
     assert fixed(OpenAI, RealtimeConfig(input_format="g711_ulaw")) == (None, pcm24)
     assert fixed(XAI, RealtimeConfig()) == (None, None)
+    assert fixed(XAI, RealtimeConfig(sample_rate=12000)) == (pcm24, pcm24)
+    assert fixed(XAI, RealtimeConfig(sample_rate=12000), gateway=True) == (pcm24, pcm24)
+    assert fixed(XAI, RealtimeConfig(sample_rate=12000, input_format="g711_ulaw")) == (None, pcm24)
+    assert fixed(XAI, RealtimeConfig(sample_rate=22050)) == (None, None)
     assert fixed(XAI, RealtimeConfig(model="gpt-4o"), gateway=True) == (pcm24, pcm24)
     assert fixed(OpenAI, RealtimeConfig(model="grok"), gateway=True) == (None, None)
     assert fixed(Gemini, RealtimeConfig(sample_rate=8000)) == (None, pcm24)

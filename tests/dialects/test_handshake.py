@@ -200,6 +200,14 @@ def test_azure_voice_live_gets_the_betas_session() -> None:
     assert not {"audio", "type"} & set(session)
 
 
+def test_azure_voice_live_may_stand_behind_another_address() -> None:
+    """A session that names the provider gets the beta's object wherever it connects; any other one does not."""
+    for provider, shape in (("azure_voice_live", "flat"), ("Azure_Voice_Live", "flat"), ("openai", "nested")):
+        dialect = OpenAI()
+        dialect.handshake(PLAIN, RealtimeSession(url="wss://proxy.test/x", provider=provider), "k")
+        assert ("audio" in dialect.session_update(PLAIN)) == (shape == "nested"), provider
+
+
 # -- minting -----------------------------------------------------------------------------------------------------------------
 
 

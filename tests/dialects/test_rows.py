@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from qai_realtime_sync import dialects
+from qai_realtime_sync.commands import Configure
 from qai_realtime_sync.config import UNSET, AudioFormat, RealtimeConfig
 from qai_realtime_sync.dialects import openai_parts, rows
 from qai_realtime_sync.dialects.base import Dialect
@@ -14,7 +16,8 @@ from qai_realtime_sync.dialects.elevenlabs_events import formats
 from qai_realtime_sync.dialects.gemini import Gemini
 from qai_realtime_sync.dialects.gemini_setup import setup
 from qai_realtime_sync.dialects.merge import merged
-from qai_realtime_sync.events import ContentPart, GoingAway, Item, Ping, SessionCreated, TokenUsage, VadScore
+from qai_realtime_sync.dialects.wire import loads
+from qai_realtime_sync.events import ContentPart, GoingAway, Item, Ping, SessionCreated, SessionReady, TokenUsage, VadScore
 
 
 @pytest.mark.parametrize(
@@ -184,3 +187,37 @@ def test_a_setup_leaves_out_what_was_not_said() -> None:
     declared = value["tools"][0]["functionDeclarations"]
     assert declared[0]["parameters"] == {"type": "OBJECT", "properties": {"a": {"items": True}}}
     assert declared[1] == {"name": "g"}
+
+
+_NO_RATES = [10**400, 10**25, 10**15, 96_001, 7999, 1, 0, -24000, 1e300, "24000", None]
+
+
+@pytest.mark.parametrize("rate", _NO_RATES, ids=lambda rate: str(rate)[:12])
+@pytest.mark.parametrize("name", ["xai", "openai"])
+def test_a_rate_that_no_service_has_is_not_believed(name: str, rate: Any) -> None:
+    """A converter for it would never be ready or give no sound, so the usual rate holds; those that exist are taken."""
+    for given, wanted in ((rate, 24000), (8000, 8000), (96_000, 96_000), (48_000.0, 48_000)):
+        form = {"format": {"type": "audio/pcm", "rate": given}}
+        for session in ({"audio": {"input": form, "output": form}}, {"input_audio_format": "pcm16", "input_audio_sampling_rate": given}):
+            (ready,) = dialects.choose(name)().understand({"type": "session.updated", "session": session})
+            assert isinstance(ready, SessionReady)
+            assert ready.input_format == AudioFormat("pcm16", wanted)
+            assert ready.output_format in (None, ready.input_format)
+
+
+_NO_FORMATS = ["pcm_1", "pcm_7999", "pcm_999999", "pcm_1000000000000000", "pcm_" + "9" * 400, "pcm_-16000", "ulaw_"]
+
+
+@pytest.mark.parametrize("word", _NO_FORMATS, ids=lambda word: word[:12])
+def test_a_rate_in_a_word_is_bounded_too(word: str) -> None:
+    """An agent's format that no agent has gives none, and the usual one is not guessed."""
+    assert formats(word) is None
+
+
+def test_client_events_name_all_that_the_dialect_reads() -> None:
+    """The list replaces the agent's own, so what is left out would be switched off; the end of a server tool is asked for once."""
+    (frame,) = dialects.choose("elevenlabs")().encode(Configure(config=RealtimeConfig()))
+    named = loads(frame.payload)["conversation_config_override"]["conversation"]["client_events"]
+    always = {"error"}  # no event of the list
+    assert set(named) == set(dialects.choose("elevenlabs").decoders) - always - {"agent_tool_response"}
+    assert len(named) == len(set(named))
