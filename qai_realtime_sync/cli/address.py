@@ -14,7 +14,7 @@ from qai_realtime_sync import RealtimeClient, RealtimeConfig
 from qai_realtime_sync.cli.server_process import ServerProcess
 from qai_realtime_sync.errors import ConfigError
 
-__all__ = ["CLOSE_TIMEOUT", "add_address", "client_for", "seconds", "uses_local_server"]
+__all__ = ["CLOSE_TIMEOUT", "add_address", "check_address", "client_for", "seconds", "uses_local_server"]
 
 CLOSE_TIMEOUT = 1.5
 """Seconds for an orderly end: with that of a local server it stays below three."""
@@ -41,6 +41,14 @@ def seconds(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {text!r}")
     return value
+
+
+def check_address(url: str | None) -> None:
+    """Raise `ConfigError` for what cannot be taken apart as an address."""
+    try:
+        urlsplit(url or "")
+    except ValueError as error:
+        raise ConfigError(f"the address {url!r} is not one: {error}", code="invalid_url") from error
 
 
 def uses_local_server(arguments: argparse.Namespace) -> bool:
@@ -91,6 +99,7 @@ def client_for(
 
 def _remote(arguments: argparse.Namespace, config: RealtimeConfig, reconnect: bool) -> RealtimeClient:
     provider = arguments.provider or ""
+    check_address(os.environ.get("QAI_BASE_URL") if arguments.url is None else arguments.url)
     if urlsplit(arguments.url or "").scheme in ("ws", "wss"):
         return RealtimeClient.direct(
             arguments.url, arguments.key or "", config, provider=provider, reconnect=reconnect, close_timeout=CLOSE_TIMEOUT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import inspect
 import os
@@ -58,12 +59,13 @@ def load_tools(specs: Iterable[str]) -> list[dict[str, Any] | Tool]:
 def load_object(spec: str, option: str) -> Any:
     """Import what ``module:name`` names, also from the current folder; without a name the module. Raises: `ConfigError`."""
     module_name, _, path = spec.partition(":")
-    here = os.getcwd()
-    if here not in sys.path:  # as `python -m` has it, and an installed command has not
-        sys.path.insert(0, here)
+    with contextlib.suppress(OSError):  # a folder that was deleted holds no module
+        here = os.getcwd()
+        if here not in sys.path:  # as `python -m` has it, and an installed command has not
+            sys.path.insert(0, here)
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends when it is imported must not end us without a word
         said = f"there is no module {module_name!r} here" if _is_missing(error, module_name) else f"{type(error).__name__}: {error}"
         raise ConfigError(f"{option} {spec}: {said}; give MODULE:NAME, like weather:get_weather for a file weather.py") from error
     for name in filter(None, path.split(".")):
@@ -73,7 +75,7 @@ def load_object(spec: str, option: str) -> Any:
     return found
 
 
-def _is_missing(error: Exception, module: str) -> bool:
+def _is_missing(error: BaseException, module: str) -> bool:
     return isinstance(error, ValueError) or (isinstance(error, ModuleNotFoundError) and module.startswith(error.name or "\0"))
 
 

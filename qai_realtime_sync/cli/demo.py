@@ -9,6 +9,7 @@ import pathlib
 import sys
 from typing import Any
 
+from qai_realtime_sync.cli.address import check_address
 from qai_realtime_sync.cli.demo_call import DemoCall
 from qai_realtime_sync.cli.interruptions import Interruptions, TerminatedError
 from qai_realtime_sync.cli.recording_folder import FILES, discard, recording_folder
@@ -52,6 +53,7 @@ def _run(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
         raise ConfigError("--tls, --light and --dialect are for the local server; they do not go with --url")
     if arguments.wav and arguments.fast:
         raise ConfigError("--fast plays the first two scripted turns; it does not go with --wav")
+    check_address(arguments.url)
     call: DemoCall | None = None
     folder: pathlib.Path | None = None
     stopped, is_new = 0, False

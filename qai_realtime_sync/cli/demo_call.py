@@ -28,6 +28,7 @@ from qai_realtime_sync.cli.demo_report import Measured, Spoken, checks_of, check
 from qai_realtime_sync.cli.demo_script import GREETING, INTERRUPTION, QUESTION, get_weather
 from qai_realtime_sync.cli.interruptions import Interruptions
 from qai_realtime_sync.cli.live import Live
+from qai_realtime_sync.cli.recording_folder import check_kept
 from qai_realtime_sync.cli.server_process import ServerProcess
 from qai_realtime_sync.cli.sound_files import read_wav
 from qai_realtime_sync.cli.terminal import say
@@ -141,6 +142,7 @@ class DemoCall:
                     self._journal = server.journal()
         finally:
             live.end()
+        check_kept(recorder)
 
     def _client(self, server: ServerProcess | None) -> RealtimeClient:
         """A client of the gateway, of a local server that stands in for it, or straight of one that speaks another dialect."""

@@ -53,7 +53,7 @@ def look_at(arguments: argparse.Namespace) -> Iterator[Finding]:
     try:
         address = parse_address(_as_socket(url))
         proxy = choose_proxy(address, None)
-    except ConfigError as error:
+    except ValueError as error:  # a ConfigError too
         yield Finding("address", "FAILED", f"the address: {error}", "give --url https://… or set QAI_BASE_URL")
         yield _rest(left)
         return

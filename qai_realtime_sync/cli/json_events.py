@@ -20,7 +20,7 @@ def follow_as_json(
 ) -> None:
     """Print every event of a client that carries no sound, in the spelling of a recording's ``events.jsonl``.
 
-    ``seconds`` gives the time of each; without it they count from now. ``cut_off`` is called once when nobody reads any more.
+    ``seconds`` gives the time of each; without it they count from now. ``cut_off`` is called once when nothing can be written any more.
     """
     begun = time.monotonic()
     now = seconds or (lambda: time.monotonic() - begun)
@@ -32,7 +32,7 @@ def follow_as_json(
             return
         try:
             json_line({"at": round(now(), 3), **event.to_dict()})
-        except BrokenPipeError:  # nobody reads any more: the main thread stumbles over it too, and ends
+        except OSError:  # nobody reads any more, or the disk is full: who prints the result stumbles over it too
             over = True
             if cut_off is not None:
                 cut_off()

@@ -42,6 +42,7 @@ class Live:
         self._open = ""  # the answer whose words are being added to the last line
         self._streamed: set[str] = set()  # answers whose words came one by one
         self._ended = False
+        self._lost: OSError | None = None
         self._width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0  # 0 = lines are as long as they are
         self._column = 0
 
@@ -71,11 +72,21 @@ class Live:
             self._begin(who, at)
             self._print(painted(cleaned(text), "" if who else "quiet") + "\n")
 
+    def pause(self) -> None:
+        """Finish the line that is open, because somebody else writes next."""
+        with self._lock:
+            self._break()
+
     def end(self) -> None:
         """Finish the line that is open; nothing is printed from now on."""
         with self._lock:
             self._break()
             self._ended = True
+
+    def check(self) -> None:
+        """Raise what kept the words from being printed: nobody reads any more, or the disk is full."""
+        if self._lost is not None:
+            raise self._lost
 
     def _words(self, event: TranscriptDelta) -> None:
         if event.source == "output" and not event.snapshot:
@@ -142,5 +153,5 @@ class Live:
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
-        except BrokenPipeError:  # nobody reads any more: the main thread stumbles over it too, and ends
-            self._ended = True
+        except OSError as error:  # nobody reads any more, or the disk is full
+            self._ended, self._lost = True, error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import qai_realtime_sync
 from qai_realtime_sync.cli.help_page import CommandParser
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 failed, 2 usage, 130 interrupted (Ctrl-C), 143 terminated. Ctrl-C ends in order, a second one at once.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _need_streams()
     try:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # not every terminal and pipe has every letter
@@ -78,25 +80,58 @@ def _run(arguments: Sequence[str]) -> int:
         return _failed(arguments, told, error.code, FAILED if error.code in _NOT_USAGE else USAGE)
     except RealtimeError as error:
         return _failed(arguments, f"error: {error}", error.code, FAILED)
-    except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter must not stumble over it again when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has gone, and knows it
+        _let_go()
         return FAILED
+    except OSError as error:
+        where = f": {error.filename!r}" if error.filename is not None else ""
+        return _failed(arguments, f"error: {error.strerror or error}{where}", "os_error", FAILED)
+
+
+def _need_streams() -> None:
+    """Write to nowhere where a shell has closed an output (``>&-``): Python has none there."""
+    if sys.stdout is None:
+        sys.stdout = _nowhere()
+    if sys.stderr is None:
+        sys.stderr = _nowhere()
+
+
+def _nowhere() -> TextIO:
+    return open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)  # as long as the process lives
+
+
+def _let_go() -> None:
+    """Send what is left in standard output nowhere if it cannot be written: the interpreter must not stumble over it again when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, sys.stdout.fileno())
+        finally:
+            os.close(nowhere)
 
 
 def _failed(arguments: Sequence[str], told: str, code: str | int | None, exit_code: int) -> int:
     """Say on standard error what happened; with ``--json`` also as the last line of the output."""
-    print(told, file=sys.stderr)
+    with contextlib.suppress(OSError):  # that one may be full too
+        print(told, file=sys.stderr)
     if "--json" in arguments:
         from qai_realtime_sync.cli.terminal import json_line
 
         command = next((argument for argument in arguments if argument in COMMANDS), "")
         error = {"code": code or "failed", "message": told.removeprefix("error: ")}
-        try:
+        elsewhere = contextlib.redirect_stdout(sys.stderr) if _gives_sound(arguments) else contextlib.nullcontext()
+        with contextlib.suppress(OSError), elsewhere:  # it may be what went wrong
             json_line({"name": "result", "command": command, "ok": False, "exit_code": exit_code, "error": error})
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _let_go()
     return exit_code
+
+
+def _gives_sound(arguments: Sequence[str]) -> bool:
+    """True if standard output is the sound of ``talk``, where no line of text belongs."""
+    pairs = zip(arguments, arguments[1:])
+    return "talk" in arguments[:1] and ("--pipe" in arguments or "--output=-" in arguments or ("--output", "-") in pairs)
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------------

@@ -7,17 +7,18 @@ import os
 import pathlib
 import shlex
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from qai_realtime_sync import Closed, PacedSink, PlaybackStopped, RealtimeClient, Recorder, TurnDetection
+from qai_realtime_sync import Closed, PacedSink, PlaybackStopped, RealtimeClient, Recorder, ResponseDone, TurnDetection
 from qai_realtime_sync.cli.address import add_address, client_for, seconds
 from qai_realtime_sync.cli.assistant import add_assistant, config_from
 from qai_realtime_sync.cli.caller import RealTime, SkippingTime
 from qai_realtime_sync.cli.json_events import follow_as_json
 from qai_realtime_sync.cli.live import Live
 from qai_realtime_sync.cli.recorded import load
-from qai_realtime_sync.cli.recording_folder import discard, recording_folder
+from qai_realtime_sync.cli.recording_folder import check_kept, discard, recording_folder
 from qai_realtime_sync.cli.say import recording_of, say_aloud
 from qai_realtime_sync.cli.terminal import json_line
 from qai_realtime_sync.errors import ConfigError, RealtimeTimeoutError
@@ -27,6 +28,7 @@ __all__ = ["EXAMPLE", "add_arguments", "run"]
 EXAMPLE = 'qai-realtime record "Hello!" question.wav --out call'
 _BETWEEN = 0.5  # seconds from the end of an answer to the next question
 _PATIENCE = 5.0
+_SHOWN_WITHIN = 1.0  # seconds: a terminal that is slower has its prompt behind the answer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             talk.finish()
         elif is_new:
             discard(folder)
+    talk.check()
     turns_kept = load(folder).turns
     if arguments.json:
         json_line({"name": "result", "command": "record", "ok": True, "exit_code": 0, "folder": str(folder), "turns": len(turns_kept)})
@@ -130,11 +133,15 @@ class _Talk:
         client.record_to(self._recorder)
         self._begun = self._clock.now()
         self._live: Live | None = None
+        self._shown = threading.Condition()  # guards the two below
+        self._answered = self._printed = 0  # answers that are over, and those that are over on the screen
         if arguments.json:
             follow_as_json(client, seconds=self._now, cut_off=client.close if arguments.mic else None)
         else:
             self._live = Live(self._now)
             self._live.follow(client)
+            client.on(ResponseDone, self._ended)
+            client.on(ResponseDone, self._was_printed, background=True)  # after what Live prints of it
 
     def through(self, turns: Any) -> None:
         """Say one thing after the other, each when the answer before was heard. Raises: `RealtimeError`."""
@@ -150,6 +157,7 @@ class _Talk:
                 else:
                     client.ask(text, arguments.timeout)
                 self._hear_out(sink)
+                self._pause()
 
     def aloud(self) -> None:
         """Listen to the microphone and play to the loudspeaker, until Ctrl-C or the time is over. Raises: `RealtimeError`."""
@@ -173,10 +181,16 @@ class _Talk:
         self._recorder.close()
         if self._live is not None:
             self._live.end()
-        if self._clock.skips:
+        if self._clock.skips and self._recorder.error is None:
             text = load(self._folder).turns.to_json(indent=2)
             (self._folder / "transcript.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
         _note(f"the conversation is in {self._folder}{os.sep}; see it with: qai-realtime report {shlex.quote(str(self._folder))}")
+
+    def check(self) -> None:
+        """Raise `RealtimeError` if not all of it could be kept, `OSError` if it could not be shown."""
+        check_kept(self._recorder)
+        if self._live is not None:
+            self._live.check()
 
     def _started(self) -> None:
         self.connected = True
@@ -189,6 +203,22 @@ class _Talk:
     def _line(self, who: str, text: str) -> None:
         if self._live is not None:
             self._live.line(who, text)
+
+    def _pause(self) -> None:
+        """Finish the line of the answer: the next input may be asked for on the same terminal."""
+        if self._live is not None:
+            with self._shown:
+                self._shown.wait_for(lambda: self._printed >= self._answered, _SHOWN_WITHIN)
+            self._live.pause()
+
+    def _ended(self, done: ResponseDone) -> None:
+        with self._shown:
+            self._answered += 1
+
+    def _was_printed(self, done: ResponseDone) -> None:
+        with self._shown:
+            self._printed += 1
+            self._shown.notify_all()
 
     def _say(self, pcm: bytes) -> None:
         if self._clock.skips:

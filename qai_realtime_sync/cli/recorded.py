@@ -18,7 +18,7 @@ from qai_realtime_sync.commands import command_from_dict
 from qai_realtime_sync.errors import ConfigError, RealtimeError
 from qai_realtime_sync.events import event_from_dict
 
-__all__ = ["Recorded", "config_of", "find_recording", "load", "newest_recording"]
+__all__ = ["Recorded", "config_of", "event_of", "find_recording", "load", "newest_recording"]
 
 _EVENTS, _SOUND, _TURNS = "events.jsonl", "conversation.wav", "transcript.json"
 _MAKERS = "`demo`, `record` and `say --out FOLDER`"
@@ -127,7 +127,7 @@ def _read_events(found: Recorded) -> None:
     try:
         with open(path, encoding="utf-8", errors="replace") as lines:
             for last, line in enumerate(lines, 1):
-                event = _event(line)
+                event = event_of(line)
                 if event is not None:
                     found.events.append(event)
                 elif line.strip():
@@ -145,8 +145,8 @@ def _read_events(found: Recorded) -> None:
         found.problems.append("the recording has no end: what wrote it was ended before the conversation was")
 
 
-def _event(line: str) -> dict[str, Any] | None:
-    """One line as it is, if it is one of a recording."""
+def event_of(line: str) -> dict[str, Any] | None:
+    """Return a line of ``events.jsonl`` as it is, if it is one of a recording."""
     try:
         value = json.loads(line)
         at = float(value["at"])

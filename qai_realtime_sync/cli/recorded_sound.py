@@ -52,8 +52,10 @@ class RecordedSound:
                 frames = min(file.getnframes(), (path.stat().st_size - 44) // max(1, channels * width))
         except (OSError, EOFError, wave.Error, struct.error) as error:
             return None, f"{path.name} cannot be read as a WAV file ({error or 'it ends too early'}): nothing to listen to"
-        if width != 2 or channels not in (1, 2) or not 1000 <= rate <= 400_000:
-            return None, f"{path.name} has {channels} channels of {8 * width} bits at {rate} Hz; one or two of 16 bits can be shown"
+        if width != 2:
+            return None, f"{path.name} has {8 * width} bits per sample; save it with 16 bits (PCM)"
+        if channels not in (1, 2) or not 1000 <= rate <= 400_000:
+            return None, f"{path.name} has {channels} channels at {rate} Hz; one or two at 1000 to 400000 Hz can be shown"
         if frames <= 0:
             return None, f"{path.name} holds no sound yet"
         return cls(path=path, channels=channels, rate=rate, frames=frames), ""

@@ -8,9 +8,10 @@ import pathlib
 import tempfile
 from collections.abc import Callable
 
-from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.conversation.recorder import Recorder
+from qai_realtime_sync.errors import ConfigError, RealtimeError
 
-__all__ = ["FILES", "discard", "recording_folder"]
+__all__ = ["FILES", "check_kept", "discard", "recording_folder"]
 
 FILES = ("conversation.wav", "transcript.json", "events.jsonl")
 _MOST_FOLDERS = 1000
@@ -21,6 +22,8 @@ def recording_folder(wanted: str | None, name: str, say: Callable[[str], object]
 
     Raises: `ConfigError` if nothing can be written to the one that was asked for.
     """
+    if wanted == "":
+        raise ConfigError("--out is empty: give the folder a name, or . for this one")
     if wanted is not None:
         folder = pathlib.Path(wanted)
         try:
@@ -41,6 +44,13 @@ def recording_folder(wanted: str | None, name: str, say: Callable[[str], object]
         except OSError:  # not our folder, or a disk that cannot be written to
             break
     return pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-"))
+
+
+def check_kept(recorder: Recorder) -> None:
+    """Raise `RealtimeError` if the recording is over before the conversation was: a full disk, say."""
+    if recorder.error is not None:
+        why = recorder.error.strerror or recorder.error
+        raise RealtimeError(f"the recording in {str(recorder.path)!r} is not whole: {why}", code="recording_failed")
 
 
 def discard(folder: pathlib.Path) -> None:

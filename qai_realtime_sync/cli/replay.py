@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from qai_realtime_sync import AudioDelta, Conversation, Event, HandlerFailed, PlaybackStopped, RealtimeClient
@@ -15,7 +13,7 @@ from qai_realtime_sync.audio import AudioFormat, Converter
 from qai_realtime_sync.cli.assistant import load_object
 from qai_realtime_sync.cli.json_events import follow_as_json
 from qai_realtime_sync.cli.live import Live
-from qai_realtime_sync.cli.recorded import config_of, find_recording
+from qai_realtime_sync.cli.recorded import config_of, event_of, find_recording
 from qai_realtime_sync.cli.sound_files import write_wav
 from qai_realtime_sync.cli.terminal import json_line, say
 from qai_realtime_sync.errors import ConfigError
@@ -76,7 +74,7 @@ class _Again:
 
     def __init__(self, folder: pathlib.Path, arguments: argparse.Namespace) -> None:
         self._folder, self._speed = folder, arguments.speed
-        rows = list(_rows(folder / "events.jsonl"))
+        rows = _rows(folder / "events.jsonl")
         config = config_of(rows)
         self._began = 0.0
         self._virtual = 0.0  # seconds of the recording; belongs to the thread that replays
@@ -107,10 +105,13 @@ class _Again:
             register = load_object(arguments.handlers, "--handlers")
             if not callable(register):
                 raise ConfigError(f"--handlers {arguments.handlers}: that is {type(register).__name__}, not a function")
-            register(self.client)
+            try:
+                register(self.client)
+            except (Exception, SystemExit) as error:
+                raise ConfigError(f"--handlers {arguments.handlers}, called with the client: {type(error).__name__}: {error}") from error
 
     def run(self) -> None:
-        """Replay to the end. Raises: `ConfigError`; what the replay raised."""
+        """Replay to the end. Raises: `ConfigError`; what the replay raised; `OSError` if it could not be shown."""
         thread = threading.Thread(target=self._replay, name="qai-replay", daemon=True)
         thread.start()
         try:
@@ -126,6 +127,8 @@ class _Again:
         thread.join(_ENDING)
         if self._error is not None:
             raise self._error
+        if self._live is not None:
+            self._live.check()
 
     def _replay(self) -> None:
         self._began = time.monotonic()
@@ -191,18 +194,27 @@ def write_heard(heard: _Heard, out: str) -> float:
     return len(pcm) / audio.bytes_per_second
 
 
-def _rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """The lines as they are; what is wrong with one, the replay says."""
+def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines as they are, but for a last one that is cut off; that the file is not there, the replay says.
+
+    Raises: `ConfigError` for a line that is not of a recording, and where there is none at all.
+    """
     if not path.is_file():
-        return
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                yield value
+        return []
+    rows = []
+    try:
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, 1):
+                row = event_of(line)
+                if row is not None:
+                    rows.append(row)
+                elif line.endswith("\n"):
+                    raise ConfigError(f"line {number} of {str(path)!r} is not of a recording", code="invalid_recording")
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {error.strerror or error}", code="invalid_recording") from error
+    if not rows:
+        raise ConfigError(f"there is no event in {str(path)!r}: nothing to replay", code="invalid_recording")
+    return rows
 
 
 def _differences(folder: pathlib.Path, turns: Conversation) -> list[str]:

@@ -9,13 +9,15 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TextIO
 
-from qai_realtime_sync import AudioDelta, RealtimeClient, Recorder, ResponseDone, TextDelta, TranscriptDelta
+from qai_realtime_sync import AudioDelta, RealtimeClient, Recorder, ResponseDone, TextDelta, TranscriptDelta, TranscriptDone
 from qai_realtime_sync.audio import AudioFormat
 from qai_realtime_sync.cli.address import add_address, client_for, seconds
 from qai_realtime_sync.cli.assistant import add_assistant, config_from
 from qai_realtime_sync.cli.json_events import follow_as_json
-from qai_realtime_sync.cli.sound_files import check_writable, is_folder, read_wav, send_all, write_wav
+from qai_realtime_sync.cli.recording_folder import check_kept
+from qai_realtime_sync.cli.sound_files import check_writable, end_turn, is_folder, read_wav, send_all, write_wav
 from qai_realtime_sync.cli.terminal import cleaned, json_line
 from qai_realtime_sync.errors import ApiError, ConfigError
 
@@ -39,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the answer while it comes; return 0. Raises: `RealtimeError`, also when the service fails to answer."""
     if arguments.json and arguments.out == "-":
         raise ConfigError("--json and --out - both want standard output; give the sound a file")
+    if arguments.out == "":
+        raise ConfigError("--out is empty: give a FILE.wav or a FOLDER, or - for standard output")
     pcm = recording_of(arguments.what)
     if arguments.out not in (None, "-") and not is_folder(arguments.out):
         check_writable(arguments.out)
@@ -51,12 +55,15 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             client.on(TranscriptDelta, words.spoken, background=True)
             client.on(TextDelta, words.written, background=True)
-        stack.enter_context(_kept(client, arguments.out))
+            client.on(TranscriptDone, words.whole, background=True)
+        recorder = stack.enter_context(_kept(client, arguments.out))
         with client:
             status = say_aloud(client, pcm, arguments.timeout) if pcm else client.ask(arguments.what, arguments.timeout).status
         turns = client.conversation
     if not arguments.json:
         words.end()
+    if recorder is not None:
+        check_kept(recorder)
     if status != "completed":
         print(f"warning: the answer is not whole: {status}", file=sys.stderr)
     written = _write(arguments.out, bytes(sound))
@@ -67,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         json_line({"name": "result", "command": "say", "ok": True, "exit_code": 0, **told})
     elif written:
         print(written, file=sys.stderr)
+    words.check()  # after the sound was written, which was paid for
     return 0
 
 
@@ -96,10 +104,15 @@ def say_aloud(
         send_all(client, pcm, _AUDIO)
     if said is not None:
         said(len(pcm) / _AUDIO.bytes_per_second)
-    client.commit_audio()
-    client.create_response()
+    silence = end_turn(client, _AUDIO)
+    if not silence:
+        client.create_response()
+    elif said is not None:
+        said(silence)
     while True:
         done = client.wait_for(ResponseDone, timeout)
+        if silence and done.status == "cancelled":
+            continue  # that was the answer to a pause: who goes on talking cuts it off
         if done.status == "failed":
             raise ApiError(
                 done.error_message or "the service could not answer", code=done.error_code or done.reason or "response_failed"
@@ -109,14 +122,14 @@ def say_aloud(
 
 
 @contextmanager
-def _kept(client: RealtimeClient, out: str | None) -> Iterator[None]:
+def _kept(client: RealtimeClient, out: str | None) -> Iterator[Recorder | None]:
     """Keep the whole conversation where ``out`` is a folder."""
     if out is None or not is_folder(out):
-        yield
+        yield None
         return
     with Recorder(out) as recorder:
         client.record_to(recorder)
-        yield
+        yield recorder
 
 
 def _write(out: str | None, pcm: bytes) -> str:
@@ -136,18 +149,44 @@ def _write(out: str | None, pcm: bytes) -> str:
 class _Words:
     """Prints an answer's words as they come."""
 
-    def __init__(self, to: object) -> None:
+    def __init__(self, to: TextIO) -> None:
         self._to = to
+        self._lost: OSError | None = None  # nobody reads any more, or the disk is full
+        self._shown: set[str] = set()  # answers whose words were printed
 
     def spoken(self, event: TranscriptDelta) -> None:
         if event.source == "output" and not event.snapshot:
-            self._print(event.delta)
+            self._print(event.item_id or event.response_id, event.delta)
 
     def written(self, event: TextDelta) -> None:
-        self._print(event.delta)
+        self._print(event.item_id or event.response_id, event.delta)
+
+    def whole(self, event: TranscriptDone) -> None:
+        """Not every service tells the words one by one."""
+        answer = event.item_id or event.response_id
+        if event.source == "output" and answer not in self._shown:
+            self._print(answer, event.transcript)
 
     def end(self) -> None:
-        print(flush=True, file=self._to)  # type: ignore[call-overload]
+        self._write("\n")
 
-    def _print(self, words: str) -> None:
-        print(cleaned(words), end="", flush=True, file=self._to)  # type: ignore[call-overload]
+    def check(self) -> None:
+        """Raise `OSError` if not all of it could be printed."""
+        if self._lost is not None:
+            raise self._lost
+
+    def _print(self, answer: str, words: str) -> None:
+        if not words:
+            return
+        if self._shown and answer not in self._shown:
+            self._write("\n")
+        self._shown.add(answer)
+        self._write(cleaned(words))
+
+    def _write(self, text: str) -> None:
+        if self._lost is not None:
+            return
+        try:
+            print(text, end="", flush=True, file=self._to)
+        except OSError as error:
+            self._lost = error

@@ -9,11 +9,13 @@ from typing import Any
 from qai_realtime_sync.cli.terminal import json_line
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.rest import RestClient
+from qai_realtime_sync.rest.exchange import Answer
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
 EXAMPLE = "qai-realtime session create --voice eve"
 _END = "qai-realtime session end sess_1 --seconds 61.5"
+_NOT_FOUND = 404
 _REDACTED = "<redacted, use --show-token>"
 
 
@@ -43,15 +45,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the call and print its answer as one line of JSON; return 0. Raises: `RealtimeError`."""
-    with RestClient(arguments.key, base_url=arguments.url, timeout=arguments.timeout) as rest:
+    rest = _Calls(arguments.key, base_url=arguments.url, timeout=arguments.timeout)
+    with rest:
         answer = arguments.call(rest, arguments)
         info = rest.last_response
-    told = {"cost_ticks": info.cost_ticks, "balance_after": info.balance_after, "request_id": info.request_id}
+    told = {
+        "cost_ticks": info.cost_ticks if rest.has("X-QAI-Cost-Ticks") else None,
+        "balance_after": info.balance_after if rest.has("X-QAI-Balance-After") else None,
+        "request_id": info.request_id,
+    }
     json_line({"name": "result", "command": "session", "ok": True, "exit_code": 0, **answer, **told})
     return 0
 
 
-def _create(rest: RestClient, arguments: argparse.Namespace) -> dict[str, Any]:
+class _Calls(RestClient):
+    """Keeps the last answer, because a zero that the gateway told is not one that it did not tell."""
+
+    answer: Answer | None = None
+
+    def _attempt(self, name: str, payload: bytes, key: str, end: float) -> Answer:
+        self.answer = super()._attempt(name, payload, key, end)
+        return self.answer
+
+    def has(self, header: str) -> bool:
+        """Whether the last answer had this header."""
+        return self.answer is not None and header in self.answer.headers
+
+
+def _create(rest: _Calls, arguments: argparse.Namespace) -> dict[str, Any]:
     body = _json_object(arguments.body)
     if arguments.voice:
         body["voice"] = arguments.voice
@@ -69,14 +90,15 @@ def _create(rest: RestClient, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _refresh(rest: RestClient, arguments: argparse.Namespace) -> dict[str, Any]:
+def _refresh(rest: _Calls, arguments: argparse.Namespace) -> dict[str, Any]:
     token = rest.refresh_session(arguments.session_id, timeout=arguments.timeout)
     return {"session_id": arguments.session_id, "ephemeral_token": _secret(token, arguments.show_token)}
 
 
-def _end(rest: RestClient, arguments: argparse.Namespace) -> dict[str, Any]:
+def _end(rest: _Calls, arguments: argparse.Namespace) -> dict[str, Any]:
     rest.end_session(arguments.session_id, arguments.seconds, timeout=arguments.timeout)
-    return {"session_id": arguments.session_id, "status": "ended"}
+    is_known = rest.answer is None or rest.answer.status != _NOT_FOUND
+    return {"session_id": arguments.session_id, "status": "ended" if is_known else "unknown to the gateway"}
 
 
 def _json_object(text: str | None) -> dict[str, Any]:

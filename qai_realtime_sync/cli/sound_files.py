@@ -10,15 +10,18 @@ from typing import BinaryIO
 
 from qai_realtime_sync import RealtimeClient
 from qai_realtime_sync.audio import AudioFormat, Converter
-from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.errors import ConfigError, UnsupportedCommandError
 
-__all__ = ["check_writable", "is_folder", "read_wav", "send_all", "write_wav"]
+__all__ = ["check_writable", "end_turn", "is_folder", "read_wav", "send_all", "write_wav"]
+
+_SHORTEST = 0.1  # seconds: of less the services make no turn
+_SILENCE = 2.0  # seconds: after so much every service takes a turn for finished
 
 
 def read_wav(path: str | os.PathLike[str], audio: AudioFormat) -> bytes:
     """Return the sound of a WAV file, 8 or 16 bit, any rate, its channels mixed to one, as PCM16 in the rate of ``audio``.
 
-    Raises: `ConfigError` if it cannot be read.
+    Raises: `ConfigError` if it cannot be read, or is shorter than a service takes.
     """
     try:
         with wave.open(os.fspath(path), "rb") as file:
@@ -35,7 +38,11 @@ def read_wav(path: str | os.PathLike[str], audio: AudioFormat) -> bytes:
     if not samples:
         raise ConfigError(f"{str(path)!r} holds no sound", code="invalid_wav")
     converter = Converter(AudioFormat("pcm16", rate), audio)
-    return converter.convert(samples.tobytes()) + converter.flush()
+    pcm = converter.convert(samples.tobytes()) + converter.flush()
+    if len(pcm) < _SHORTEST * audio.bytes_per_second:
+        least = f"a service wants at least {_SHORTEST:g} s of sound"
+        raise ConfigError(f"{str(path)!r} is too short: {least}", code="invalid_wav")
+    return pcm
 
 
 def is_folder(out: str) -> bool:
@@ -74,6 +81,20 @@ def write_wav(to: str | os.PathLike[str] | BinaryIO, pcm: bytes, audio: AudioFor
             opened.write(made.getvalue())
     except OSError as error:
         raise ConfigError(f"{str(to)!r} cannot be written: {error.strerror or error}", code="invalid_path") from error
+
+
+def end_turn(client: RealtimeClient, audio: AudioFormat) -> float:
+    """Say that the user has finished; where a service has no word for that, by silence, as a talking user does.
+
+    Return the seconds of silence that were sent; then the answer comes by itself. Raises: `RealtimeError`.
+    """
+    try:
+        client.commit_audio()
+    except UnsupportedCommandError:
+        client.send_audio(bytes(round(_SILENCE * audio.sample_rate) * audio.sample_width))
+        client.drain()
+        return _SILENCE
+    return 0.0
 
 
 def send_all(client: RealtimeClient, pcm: bytes, audio: AudioFormat) -> None:

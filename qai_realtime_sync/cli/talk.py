@@ -13,7 +13,7 @@ from qai_realtime_sync import Closed, RealtimeClient
 from qai_realtime_sync.cli.address import add_address, client_for
 from qai_realtime_sync.cli.assistant import add_assistant, config_from
 from qai_realtime_sync.cli.keys import Keys
-from qai_realtime_sync.cli.recording_folder import discard, recording_folder
+from qai_realtime_sync.cli.recording_folder import check_kept, discard, recording_folder
 from qai_realtime_sync.cli.talk_screen import Activity, TalkScreen
 from qai_realtime_sync.cli.talk_sound import add_sound, advised, microphone_for, quiet_alsa, speaker_for
 from qai_realtime_sync.cli.terminal import LivePanel, json_line
@@ -41,9 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Talk until it is ended; return 0, or 1 if it ended by itself otherwise than well. Raises: `RealtimeError`."""
+    is_sound = arguments.pipe or arguments.output == "-"  # what standard output is
+    with contextlib.redirect_stdout(sys.stderr) if is_sound else contextlib.nullcontext():
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
-        if arguments.pipe or arguments.output == "-":
-            stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # standard output is the sound
         manual = {"turn_detection": None} if arguments.push_to_talk else {}
         config = config_from(arguments, **manual)
         if arguments.push_to_talk and not sys.stdin.isatty():
@@ -65,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         talk.converse(client, microphone, speaker, screen)
     if arguments.json:
         ends = {"input": microphone.name, "output": speaker.name, "underruns": speaker.underruns, "overruns": microphone.overruns}
-        json_line({"name": "result", "command": "talk", "ok": True, "turns": len(client.conversation), **ends})
+        json_line({"name": "result", "command": "talk", "ok": True, "exit_code": 0, "turns": len(client.conversation), **ends})
     return 0
 
 
@@ -78,6 +82,7 @@ def _kept(client: RealtimeClient, out: str, screen: TalkScreen, talk: _Talk) -> 
         with Recorder(folder) as recorder:
             client.record_to(recorder)
             yield
+        check_kept(recorder)
     finally:
         if is_new and not talk.connected:
             discard(folder)

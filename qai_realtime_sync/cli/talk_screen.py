@@ -128,7 +128,7 @@ class TalkScreen:
         for line in lines:
             try:
                 self.panel.line(line, style)
-            except BrokenPipeError:
+            except OSError:
                 self._is_cut_off = True  # raised where it ends the conversation
 
     def failed(self, error: RealtimeError) -> None:

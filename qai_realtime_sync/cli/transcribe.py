@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from qai_realtime_sync import Event, TranscriptDone, TranscriptFailed
+from qai_realtime_sync import ErrorReceived, Event, RealtimeClient, TranscriptDone, TranscriptFailed
 from qai_realtime_sync.audio import AudioFormat
 from qai_realtime_sync.cli.address import add_address, client_for, seconds
 from qai_realtime_sync.cli.assistant import config_from
 from qai_realtime_sync.cli.json_events import follow_as_json
-from qai_realtime_sync.cli.sound_files import check_writable, read_wav, send_all
+from qai_realtime_sync.cli.sound_files import check_writable, end_turn, read_wav, send_all
 from qai_realtime_sync.cli.terminal import json_line, say
-from qai_realtime_sync.errors import ApiError, ConfigError
+from qai_realtime_sync.errors import ApiError, ConfigError, RealtimeTimeoutError
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
 EXAMPLE = "qai-realtime transcribe question.wav --local"
 _AUDIO = AudioFormat()
+_NOTHING_HEARD = "input_audio_buffer_commit_empty"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
             follow_as_json(client)
         with client:
             send_all(client, pcm, _AUDIO)
-            client.commit_audio()
-            done: Any = client.wait_for(Event, arguments.timeout, where=_is_last)
-    if isinstance(done, TranscriptFailed):
+            end_turn(client, _AUDIO)
+            done = _last(client, arguments.timeout)
+    if isinstance(done, (TranscriptFailed, ErrorReceived)):
         raise ApiError(done.message or "the service could not write it down", code=done.code or "transcript_failed")
     if arguments.out:
         _write(arguments.out, done.transcript)
@@ -55,6 +56,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _last(client: RealtimeClient, timeout: float) -> Any:
+    """Wait for the words, or for what comes instead of them. Raises: `RealtimeError`."""
+    try:
+        return client.wait_for(Event, timeout, where=_is_last)
+    except RealtimeTimeoutError as error:
+        raise RealtimeTimeoutError(f"no transcript came within {timeout:g} s", code=error.code) from error
+
+
 def _write(path: str, text: str) -> None:
     try:
         with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
@@ -64,4 +73,6 @@ def _write(path: str, text: str) -> None:
 
 
 def _is_last(event: object) -> bool:
+    if isinstance(event, ErrorReceived):
+        return event.code == _NOTHING_HEARD
     return isinstance(event, TranscriptFailed) or (isinstance(event, TranscriptDone) and event.source == "input" and event.final)

@@ -71,6 +71,7 @@ class Recorder:
         self._started: float | None = None
         self._now = 0.0
         self._over = False
+        self._error: OSError | None = None
         self._input, self._output = AudioFormat(), AudioFormat()
         self._turns: Callable[[], list[Turn]] = list
         self._is_played: Callable[[], bool] = bool
@@ -170,6 +171,12 @@ class Recorder:
             except OSError as error:
                 self._give_up(error)
 
+    @property
+    def error(self) -> OSError | None:
+        """What ended the recording early, like a full disk; ``None`` for one that is whole so far."""
+        with self._lock:
+            return self._error
+
     def __enter__(self) -> Recorder:
         return self
 
@@ -245,7 +252,7 @@ class Recorder:
         self._close_files()
 
     def _give_up(self, error: OSError) -> None:
-        self._over = True
+        self._over, self._error = True, error
         _log.error("the recording in %s ended early: %s", self.path, error)
         try:
             self._close_files()

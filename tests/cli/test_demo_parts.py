@@ -220,7 +220,7 @@ def test_a_wav_file_of_any_kind_is_read(tmp_path: pathlib.Path, channels: int, w
 
 def test_what_is_written_is_read(tmp_path: pathlib.Path) -> None:
     """A file that was written holds the same samples."""
-    pcm = array("h", range(1000)).tobytes()
+    pcm = array("h", range(3000)).tobytes()
     write_wav(tmp_path / "a.wav", pcm, AUDIO)
     assert read_wav(tmp_path / "a.wav", AUDIO) == pcm
 

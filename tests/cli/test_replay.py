@@ -115,3 +115,49 @@ def test_what_is_no_recording(tmp_path: pathlib.Path, folder: pathlib.Path, caps
     (folder / "events.jsonl").write_text("\n".join([*lines[:3], "nonsense", *lines[3:]]) + "\n", encoding="utf-8")
     assert main(["replay", "call", "--speed", "0"]) == 1
     assert "line 4" in capsys.readouterr().err
+
+
+# -- what is wrong with a recording, or with handlers ------------------------------------------------------------------------
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("at", ['"x"', "null", "[1]", "1e308", "NaN", DEEP], ids=["word", "null", "list", "huge", "nan", "deep"])
+def test_a_line_that_is_none_is_named(folder: pathlib.Path, at: str, capsys: Capture) -> None:
+    """A command without a time, or a line that is nested without end, is told by its number, with a result for programs."""
+    path = folder / "events.jsonl"
+    line = f'{{"at": {at}, "direction": "sent", "name": "send_text", "text": "hi"}}\n'
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], line, *lines[2:]]), encoding="utf-8")
+    assert main(["replay", "call", "--speed", "0", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    assert told["code"] == "invalid_recording"
+    assert "line 3 of 'call/events.jsonl' is not of a recording" in told["message"]
+
+
+@pytest.mark.parametrize("content", ["", "garbage"])
+def test_a_recording_of_nothing_is_told(folder: pathlib.Path, content: str, capsys: Capture) -> None:
+    """A file without one event is no conversation that was replayed."""
+    (folder / "events.jsonl").write_text(content, encoding="utf-8")
+    assert main(["replay", "call"]) == 1
+    assert "there is no event in" in capsys.readouterr().err
+
+
+def test_a_last_line_that_is_cut_off_is_left_out(folder: pathlib.Path, capsys: Capture) -> None:
+    """What a killed process left is replayed as far as it goes."""
+    path = folder / "events.jsonl"
+    path.write_text(path.read_text(encoding="utf-8") + '{"at": 6.6, "dir', encoding="utf-8")
+    assert main(["replay", "call", "--speed", "0"]) == 0
+    assert "Typed, too." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("bad", "KeyError: 'a'"), ("two", "TypeError: two() missing"), ("T", "TypeError: T() takes no"), ("leaves", "SystemExit: 3")],
+)
+def test_handlers_that_cannot_be_registered(folder: pathlib.Path, name: str, why: str, capsys: Capture) -> None:
+    """A function that raises, one of another shape, a class, and one that leaves are named with what they raised."""
+    code = "def bad(client):\n    raise KeyError('a')\ndef two(a, b): pass\nclass T: pass\ndef leaves(client):\n    raise SystemExit(3)\n"
+    pathlib.Path("unfit.py").write_text(code, encoding="utf-8")
+    assert main(["replay", "call", "--speed", "0", "--handlers", f"unfit:{name}"]) == 2
+    assert f"error: --handlers unfit:{name}, called with the client: {why}" in capsys.readouterr().err

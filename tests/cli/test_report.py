@@ -295,3 +295,15 @@ def test_a_long_conversation_has_a_small_drawing(tmp_path: pathlib.Path, capsys:
     assert len(page) < 1_500_000
     assert (tmp_path / "long.wav").as_uri() in page
     assert load(tmp_path / "long.wav").duration == 1800
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_sound_of_another_width_is_told_with_what_to_do(width: int, tmp_path: pathlib.Path, capsys: Capture) -> None:
+    """A WAV file of 8 or 24 bits is no recording of ours; who has one is told how to save it."""
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(width)
+        file.setframerate(24000)
+        file.writeframes(bytes(24000 * width))
+    assert main(["report", str(tmp_path / "a.wav")]) == 1
+    assert f"a.wav has {8 * width} bits per sample; save it with 16 bits (PCM)" in capsys.readouterr().err

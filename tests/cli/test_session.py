@@ -54,6 +54,15 @@ def test_a_script_mints_talks_and_ends(server: RealtimeServer, capsys: pytest.Ca
     assert (entry["refreshed"], entry["connections"], entry["ended"], entry["duration_seconds"]) == (1, 2, 1, 12)
 
 
+def test_a_session_that_the_gateway_does_not_know(server: RealtimeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong id is told as what it is, and what was not told is null, not zero; a session that exists is ended, with its balance."""
+    wrong = told(capsys, "end", "typo", "--seconds", "5")
+    assert (wrong["status"], wrong["cost_ticks"], wrong["balance_after"]) == ("unknown to the gateway", None, None)
+    session = told(capsys, "create")
+    assert (session["cost_ticks"], session["balance_after"]) == (MINUTE, 2 * MINUTE)
+    assert told(capsys, "end", session["session_id"], "--seconds", "5")["status"] == "ended"
+
+
 def test_no_secret_is_printed_unless_asked_for(server: RealtimeServer, capfd: pytest.CaptureFixture[str]) -> None:
     """Neither a token, nor a signed address, nor the key, on either stream; the session's id is."""
     for arguments in (["create"], ["create", "--provider", "elevenlabs"]):
@@ -85,10 +94,10 @@ def test_each_line_names_the_request(server: RealtimeServer, capsys: pytest.Capt
 
 
 def test_ending_twice_is_no_error(server: RealtimeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """A script may end what is over: a session that is not known counts as ended."""
+    """A script may end what is over: it is no failure that the gateway does not know the session any more, and the line says so."""
     session_id = told(capsys, "create")["session_id"]
-    for _ in range(2):
-        assert told(capsys, "end", session_id, "--seconds", "1")["status"] == "ended"
+    for status in ("ended", "unknown to the gateway"):
+        assert told(capsys, "end", session_id, "--seconds", "1")["status"] == status
 
 
 def test_the_body_goes_out_as_it_is(server: RealtimeServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -225,6 +225,7 @@ def test_a_file_is_answered_into_a_file(start: Start, server: Any, tmp_path: pat
     assert names[-1] == "closed"
     assert "audio_delta" not in names
     assert (result["name"], result["ok"], result["turns"], result["output"]) == ("result", True, 1, "the file answer.wav")
+    assert result["exit_code"] == 0
 
 
 @pytest.mark.parametrize("dialect", ["elevenlabs", "gemini", "openai"])

@@ -327,6 +327,12 @@ def light_server() -> Iterator[Callable[..., str]]:
 
 
 
+def test_record_to_wants_a_recorder(folder: pathlib.Path) -> None:
+    """The name of a folder alone is no recorder, and the mend is named."""
+    with pytest.raises(ConfigError, match=r"needs a Recorder, like Recorder\('folder'\)"):
+        RealtimeClient("k").record_to(str(folder))  # type: ignore[arg-type]
+
+
 def test_record_to_comes_before_connect(folder: pathlib.Path) -> None:
     """A client that was closed or connected refuses a recorder."""
     client = RealtimeClient("key")
