@@ -109,7 +109,12 @@ class Access:
         return Billing(make_rest, options.provider, clock=clock, after=after)
 
     def _check_secure(self) -> None:
-        split = urlsplit(self._session.ws_url)
+        try:
+            split = urlsplit(self._session.ws_url)
+        except ValueError:  # not shown: what is so wrong may hold the key anywhere
+            raise ConfigError(
+                "the address cannot be read: it must look like wss://host/path, an IPv6 address goes in []", code="invalid_base_url"
+            ) from None
         if split.scheme not in ("ws", "http") or self._options.allow_insecure or _is_loopback(split.hostname or ""):
             return
         raise ConfigError(

@@ -87,7 +87,9 @@ def stop_playing(
 
 
 def interrupt(call: Call) -> None:
-    """Stop what plays and what is being made, on the program's word."""
+    """Stop what plays and what is being made, on the program's word; an answer that was asked for and has not begun is given up."""
+    for event_id in reversed(call.responses.pending):  # the newest first, so that none takes the place of another
+        call.posting.abandon(event_id, ())
     active = call.responses.active
     stop_playing(call, "interrupt", call.announce)
     if active and active not in call.void:

@@ -269,8 +269,8 @@ class Billing:
 
     def _stop_when_idle(self) -> None:
         with self._lock:
-            if not self._over or self._pending or self._open:
-                return
+            if not self._over or self._pending or self._open or self._ending:
+                return  # also while another thread is about to queue the end of a session
             self._stopped = True
         self._lane.stop()
 

@@ -31,7 +31,8 @@ from qai_realtime_sync.config import UNSET, RealtimeConfig, Tool, TurnDetection
 from qai_realtime_sync.conversation.metrics import Meter, Metrics
 from qai_realtime_sync.conversation.playback import Playback
 from qai_realtime_sync.conversation.responses import Responses
-from qai_realtime_sync.conversation.tools import ToolCalls, ToolPool
+from qai_realtime_sync.conversation.tool_pool import ToolPool
+from qai_realtime_sync.conversation.tools import ToolCalls
 from qai_realtime_sync.conversation.turns import Turns
 from qai_realtime_sync.errors import (
     ConfigError,
@@ -51,6 +52,7 @@ __all__ = ["Call", "log"]
 log = logging.getLogger("qai_realtime_sync")
 
 _REMEMBERED = 256
+_MANY_WAITING = 1000  # calls of background handlers; told then, and at ten times as many
 _LONGEST_WAIT_FOR_AN_ANSWER = 30.0  # until it begins
 _ABORTED = 1006  # the code of an end without a goodbye, which is never sent (source: RFC 6455, 7.4.1)
 
@@ -88,7 +90,7 @@ class Call:
         self.submit, self.submit_quietly = self.posting.submit, self.posting.submit_quietly
         self.handlers = Handlers(self._in_background, self.handler_failed)
         self.waiting = Waiting()
-        self.asking = threading.Lock()  # a turnstile, no guard: one `ask` at a time
+        self.asking = threading.RLock()  # a turnstile, no guard: one `ask` at a time, and only who has it can give it back
         self.outbox = Outbox(
             max_commands=options.max_commands,
             max_audio=options.max_audio,
@@ -100,6 +102,7 @@ class Call:
         )
         self.sender = Sender(self.clock, self._flush)
         self.lane = Lane("qai-lane")
+        self._many_waiting = _MANY_WAITING
         self.teller = Lane("qai-teller")  # tells what other threads than the reader have to tell: slow handlers must not hold it up
         self.sound = SoundPath(self.config)
         self.responses = Responses()
@@ -270,12 +273,23 @@ class Call:
 
     def _flush(self, timeout: float) -> None:
         connection = self.connection
-        if connection is not None:
-            connection.flush(timeout)
+        if connection is None:
+            return  # lost: what it had been given in part is not sent, and the reader says so to the outbox
+        connection.flush(timeout)
         self.outbox.flushed()
 
     def _in_background(self, registration: Registration, event: Event) -> None:
         self.lane.post(lambda: self.handlers.run_later(registration, event))
+        waiting = self.lane.waiting
+        if waiting >= self._many_waiting:
+            self._many_waiting = 10 * waiting
+            log.warning(
+                "%d events wait for background handlers, now for %s on %s: they take longer than events come, and what waits fills the "
+                "memory; do less in them, or hand the work on",
+                waiting,
+                registration.name,
+                event.event_name,
+            )
 
     # -- failures -------------------------------------------------------------------------------------------------------------
 

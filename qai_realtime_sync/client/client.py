@@ -21,13 +21,13 @@ from qai_realtime_sync.client.mutation import ContextMutation
 from qai_realtime_sync.client.options import ClientOptions, Options
 from qai_realtime_sync.client.outbox import OutboxCounts
 from qai_realtime_sync.client.redaction import without_frames
-from qai_realtime_sync.client.waiting import check_timeout, in_slices
+from qai_realtime_sync.client.waiting import LONGEST, check_timeout, in_slices
 from qai_realtime_sync.commands import SendAudio
 from qai_realtime_sync.config import UNSET, RealtimeConfig, RealtimeSession, Tool, TurnDetection, Unset
 from qai_realtime_sync.conversation.metrics import Metrics
 from qai_realtime_sync.conversation.playback import Playback, Sink
 from qai_realtime_sync.conversation.record import Conversation
-from qai_realtime_sync.errors import ConfigError, NotConnectedError, RealtimeTimeoutError
+from qai_realtime_sync.errors import ConfigError, ConnectError, NotConnectedError, RealtimeTimeoutError
 from qai_realtime_sync.events import Event, SessionReady
 from qai_realtime_sync.turns import Turn
 
@@ -156,13 +156,14 @@ class RealtimeClient(Listening, AudioIn):
         """
         call = self._call
         call.check_process()
-        check_timeout(timeout, zero=False)
+        check_timeout(timeout, zero=False, none="takes the client's connect_timeout")
+        seed = _turns(history)  # the program's own code may run here: before anything of ours does
         # Only now: dialects and what else a connection needs take as long to load as all the rest.
         from qai_realtime_sync.client.access import Access
         from qai_realtime_sync.client.reader import Reader
 
         access = Access(call.options, call.clock, call.sender.after)
-        reader = Reader(call, access, timeout)
+        reader = Reader(call, access, None if timeout is None else min(timeout, LONGEST))
         with call.lock:
             if call.lifecycle.state != "idle" or call.reader is not None or call.closing:
                 raise NotConnectedError(
@@ -172,17 +173,28 @@ class RealtimeClient(Listening, AudioIn):
             call.reader = threading.Thread(target=reader.run, name="qai-reader", daemon=True)
             call.access = access
         call.connected_at = call.clock()
-        call.seed = list(history)
+        call.seed = seed
         closing.end_with_process(call)
-        call.sender.start()
-        call.reader.start()
         try:
+            self._start_threads(call.reader)
             self._await_opening(reader.timeout)
         except BaseException:
             closing.abort(call)
             in_slices(call.over.wait, call.options.close_timeout)
             raise
         return self
+
+    def _start_threads(self, reader: threading.Thread) -> None:
+        call = self._call
+        try:
+            call.sender.start()
+            reader.start()
+        except RuntimeError as error:
+            refused = ConnectError(
+                f"no thread can be started: {error}; the process has as many as the system grants it, or it is ending", code="no_thread"
+            )
+            closing.end_unstarted(call, refused)
+            raise refused from error
 
     def _await_opening(self, timeout: float) -> None:
         call = self._call
@@ -204,9 +216,11 @@ class RealtimeClient(Listening, AudioIn):
 
         Legal in every state, from any thread and any number of times. In a handler it only begins to close and returns at once;
         `Closed` comes after the handler.
+
+        Raises: `ConfigError` for a code, a reason or a timeout that is none, before anything has happened.
         """
         self._call.check_process()
-        check_timeout(timeout)
+        check_timeout(timeout, none="takes the client's close_timeout")
         closing.close(self._call, code, reason, self._call.options.close_timeout if timeout is None else timeout)
 
     def abort(self) -> None:
@@ -330,9 +344,11 @@ class RealtimeClient(Listening, AudioIn):
 
         The recorder's files are closed after `Closed`.
 
-        Raises: `ConfigError` once connected: the beginning would be missing.
+        Raises: `ConfigError` once connected: the beginning would be missing; for what is no recorder.
         """
         call = self._call
+        if not callable(getattr(recorder, "follow", None)):
+            raise ConfigError("record_to needs a Recorder, like Recorder('folder')")
         if call.lifecycle.state != "idle":
             raise ConfigError("record_to comes too late: call it before connect(), so that nothing is missing", code="already_used")
         recorder.follow(call.config, call.turns.snapshot, lambda: call.playback is not None, lambda: call.connected_at)
@@ -422,6 +438,15 @@ def _known(options: Any, maker: Callable[..., Any], called: str) -> dict[str, An
         meant = f" (did you mean {close[0]!r}?)" if close else ""
         raise ConfigError(f"{called} has no argument {name!r}{meant}; it has: {', '.join(known)}")
     return dict(options)
+
+
+def _turns(history: Iterable[Turn]) -> list[Turn]:
+    """Raises: `ConfigError` for what is no turns; what the program's own iterator raises."""
+    turns = list(history) if isinstance(history, Iterable) else [history]
+    for turn in turns:
+        if not isinstance(turn, Turn):
+            raise ConfigError(f"history must be turns of an earlier conversation (client.conversation), not {type(turn).__name__}")
+    return turns
 
 
 _NOT_TOLD = frozenset({"self", "options", "clock", "random", "dialer"})

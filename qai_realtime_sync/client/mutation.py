@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from qai_realtime_sync.client.revisions import Revision, Revisions
+from qai_realtime_sync.client.waiting import check_timeout, in_slices
 from qai_realtime_sync.commands import Configure, SendContext
-from qai_realtime_sync.errors import ApiError, ConnectionClosedError, RealtimeError, RealtimeTimeoutError, UnsupportedCommandError
+from qai_realtime_sync.errors import (
+    ApiError,
+    ConfigError,
+    ConnectionClosedError,
+    RealtimeError,
+    RealtimeTimeoutError,
+    UnsupportedCommandError,
+)
 from qai_realtime_sync.events import ContextMutated, ErrorReceived
 
 if TYPE_CHECKING:
@@ -53,11 +61,13 @@ class ContextMutation:
     def wait(self, timeout: float | None = 30.0) -> ContextMutation:
         """Wait for the end and return itself.
 
-        Raises: `RealtimeTimeoutError`; the error of a change that failed; `RealtimeError` in a handler, which would wait for itself.
+        Raises: `RealtimeTimeoutError`; the error of a change that failed; `RealtimeError` in a handler, which would wait for itself;
+        `ConfigError` for a wrong timeout.
         """
+        check_timeout(timeout)
         if not self.is_done:
             self._may_wait("the result of mutate_context")
-        if not self._ended.wait(timeout):
+        if not in_slices(self._ended.wait, timeout):
             raise RealtimeTimeoutError(f"the change is still {self.outcome} after {timeout:g} s")
         if self.error is not None:
             raise self.error
@@ -167,6 +177,12 @@ class Mutations:
         ``functions`` answer calls of the new tools from the moment the change is tried: what still runs before that is answered by
         those it was told of. They go again if the change fails.
         """
+        # All of it before anything is noted: a change that breaks in the middle would keep every later one waiting.
+        check_timeout(timeout, zero=False, none="")
+        if bridge is not None and not isinstance(bridge, str):
+            raise ConfigError(f"bridge must be text, not {type(bridge).__name__}")
+        if extra is not None and not isinstance(extra, Mapping):
+            raise ConfigError(f"extra must be a dict of session fields, not {type(extra).__name__}")
         names = frozenset(fields) | {f"extra.{key}" for key in extra or {}}
         mutation = ContextMutation(names, self._call.delivery.check_not_in_handler)
         superseded: list[ContextMutation] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict
@@ -9,6 +10,7 @@ from typing import Any, Literal, TypedDict
 import attrs
 
 from qai_realtime_sync.client.lifecycle import ReconnectPolicy, policy_of
+from qai_realtime_sync.client.waiting import LONGEST, is_seconds
 from qai_realtime_sync.config import RealtimeConfig, RealtimeSession
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.fields import FrozenByFields
@@ -35,20 +37,30 @@ def _check_policy(_: object, __: object, value: object) -> None:
         raise ConfigError(f"on_handler_error must be one of {', '.join(_POLICIES)}, not {value!r}")
 
 
+def _bounded(value: Any) -> Any:
+    """Seconds that sockets and locks are given: no more than those can count. What is no number is left to the validator."""
+    return min(value, LONGEST) if is_seconds(value) else value
+
+
 def _check_seconds(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is None and attribute.default is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    if not is_seconds(value) or value <= 0:
         raise ConfigError(f"{attribute.name} must be a number of seconds above 0, not {value!r}")
 
 
-def _check_seconds_or_never(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None:
+def _check_seconds_or_never(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (not is_seconds(value) or value <= 0):
+        raise ConfigError(f"{attribute.name} must be a number of seconds above 0, not {value!r}; None turns it off")
+
+
+def _check_threshold(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value != math.inf:  # nothing waits for it: it is only compared, and never reached
         _check_seconds(owner, attribute, value)
 
 
 def _check_not_negative(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+    if not is_seconds(value) or value < 0:
         raise ConfigError(f"{attribute.name} must be a number of seconds, 0 or more, not {value!r}")
 
 
@@ -114,11 +126,11 @@ class Options(FrozenByFields):
     dialect: Any = "auto"
     reconnect: ReconnectPolicy | None = attrs.field(factory=ReconnectPolicy, converter=policy_of)
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_check_headers)
-    connect_timeout: float | None = attrs.field(default=None, validator=_check_seconds)
-    close_timeout: float = attrs.field(default=3.0, validator=_check_seconds)
+    connect_timeout: float | None = attrs.field(default=None, converter=_bounded, validator=_check_seconds)
+    close_timeout: float = attrs.field(default=3.0, converter=_bounded, validator=_check_seconds)
     ping_interval: float | None = attrs.field(default=10.0, validator=_check_seconds_or_never)
     pong_timeout: float = attrs.field(default=8.0, validator=_check_seconds)
-    silent_after: float = attrs.field(default=20.0, validator=_check_seconds)
+    silent_after: float = attrs.field(default=20.0, validator=_check_threshold)
     on_handler_error: str = attrs.field(default="log", validator=_check_policy)
     barge_in: bool | None = attrs.field(default=None, validator=_check_optional_flag)
     min_speech: float = attrs.field(default=0.0, validator=_check_not_negative)

@@ -103,7 +103,7 @@ class Outbox:
         self._connection: _Writes | None = None
         self._ready = False
         self._holds_audio = True
-        self._writing = False
+        self._writing = 0  # the thread that has the write token; 0 = it is free
         self._left_to_sender = False  # the socket was full: the token, and what was half given, wait for `flushed`
         self._in_kernel_soon: _Entry | None = None
         self._over: str = ""
@@ -129,10 +129,10 @@ class Outbox:
             if self._connection is connection:
                 self._ready = False
 
-    def forget(self, *kinds: type[Command]) -> None:
-        """Drop what waits of these kinds: it was meant for something that is gone."""
+    def forget(self, is_stale: Callable[[Command], bool]) -> None:
+        """Drop what waits and is of no use any more: it was meant for something that is gone, or was said otherwise."""
         with self._lock:
-            stale = [entry for entry in self._queue if isinstance(entry.command, kinds)]
+            stale = [entry for entry in self._queue if is_stale(entry.command)]
             for entry in stale:
                 self._queue.remove(entry)
                 self._forget_size(entry)
@@ -214,24 +214,30 @@ class Outbox:
 
         Raises: `UnsupportedCommandError`, `OutboxFullError`, `NotConnectedError`.
         """
-        with self._lock:
-            if self._over:
-                raise NotConnectedError(f"{command.command_name} cannot be sent: {self._over}")
-            if self._dialect is None:
-                raise NotConnectedError(f"{command.command_name} cannot be sent: call connect() first, or use `with client:`")
-            entry = _Entry(command, self._dialect.encode(command), self._dialect)
-            taken = self._pass_by(entry)
-            if taken is None:
-                if isinstance(command, SendAudio):
-                    if not self._put_audio(entry, command):
-                        return
-                else:
-                    self._put_command(entry)
-                taken = self._take()
-                if taken is None and len(self._queue) > self.most_waiting:
-                    self.most_waiting = len(self._queue)
-        if taken is not None:
-            self._write_from(taken)
+        try:
+            with self._lock:
+                if self._over:
+                    raise NotConnectedError(f"{command.command_name} cannot be sent: {self._over}")
+                if self._dialect is None:
+                    raise NotConnectedError(f"{command.command_name} cannot be sent: call connect() first, or use `with client:`")
+                entry = _Entry(command, self._dialect.encode(command), self._dialect)
+                taken = self._pass_by(entry)
+                if taken is None:
+                    if isinstance(command, SendAudio):
+                        if not self._put_audio(entry, command):
+                            return
+                    else:
+                        self._put_command(entry)
+                    taken = self._take()
+                    if taken is None and len(self._queue) > self.most_waiting:
+                        self.most_waiting = len(self._queue)
+            if taken is not None:
+                self._write_from(taken)
+        except (NotConnectedError, OutboxFullError):
+            raise
+        except BaseException:
+            self._give_back()
+            raise
 
     def measure(self, bytes_per_second: int) -> None:
         """Sound is sent in another format from now on: seconds are counted by its rate."""
@@ -288,10 +294,29 @@ class Outbox:
 
     def pump(self) -> None:
         """Write until the queue is empty or the socket is full; then a remainder waits, and the sender is woken for it."""
+        try:
+            with self._lock:
+                taken = self._take()
+            if taken is not None:
+                self._write_from(taken)
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _give_back(self) -> None:
+        """This thread was interrupted, by Ctrl-C perhaps, anywhere: a write token that nobody gives back would silence the client."""
         with self._lock:
-            taken = self._take()
-        if taken is not None:
-            self._write_from(taken)
+            mine = self._writing == threading.get_ident()
+            left = mine and self._left_to_sender
+            if mine and not left:
+                if self._queue and self._queue[0] is self._in_kernel_soon:  # see `_take`
+                    self._queue.popleft()
+                self._fail_half_sent()
+                self._tell_drainers()
+            sound = [len(entry.command.audio) for entry in self._queue if isinstance(entry.command, SendAudio)]
+            self._audio_bytes, self._commands = sum(sound), len(self._queue) - len(sound)
+        if left:
+            self._blocked()  # the sender may not have heard of it
 
     def _pass_by(self, entry: _Entry) -> _Taken | None:
         """Take the write token for a piece of sound that has nobody before it, as nearly always; the lock is held."""
@@ -299,7 +324,7 @@ class Outbox:
             return None
         if not self._holds_audio or len(entry.command.audio) > self._longest:
             return None
-        self._writing = True
+        self._writing = threading.get_ident()
         self._in_kernel_soon = entry
         return entry, self._connection, entry.dialect
 
@@ -307,25 +332,20 @@ class Outbox:
         """Take the write token and the next command, if both are free. The lock is held."""
         if self._writing or not self._ready or not self._queue or self._connection is None:
             return None
-        entry = self._queue.popleft()
-        self._forget_size(entry)
-        self._writing = True
+        entry = self._queue[0]  # nothing is lost wherever the exception of a signal strikes: it is taken first, then out of the queue
+        self._writing = threading.get_ident()
         self._in_kernel_soon = entry
+        self._forget_size(self._queue.popleft())
         return entry, self._connection, self._dialect
 
     def _write_from(self, taken: _Taken | None) -> None:
         """Write this command and all that wait behind it; the token is held."""
         while taken is not None:
             entry, connection, dialect = taken
-            try:
-                if dialect is not None and entry.dialect is not dialect:
-                    entry.frames = dialect.encode(entry.command)  # queued for an earlier connection
-                wanted = entry.command.__class__ is SendAudio or self._still_wanted(entry.command)
-                more = self._write(entry, connection) if wanted else self._drop(entry)
-            except BaseException:  # also Ctrl-C in the program's thread: a token that nobody gives back would silence the client
-                self._fail(entry)
-                raise
-            if not more:
+            if dialect is not None and entry.dialect is not dialect:
+                entry.frames = dialect.encode(entry.command)  # queued for an earlier connection
+            wanted = entry.command.__class__ is SendAudio or self._still_wanted(entry.command)
+            if not (self._write(entry, connection) if wanted else self._drop(entry)):
                 return
             with self._lock:
                 taken = self._take()
@@ -354,19 +374,12 @@ class Outbox:
             return False
         return self._done(entry)
 
-    def _fail(self, entry: _Entry) -> None:
-        with self._lock:
-            # After `lose` the token may belong to a writer of the next connection: only our own entry is ours to fail.
-            if self._in_kernel_soon is entry:
-                self._fail_half_sent()
-                self._tell_drainers()
-
     def _drop(self, entry: _Entry) -> bool:
         with self._lock:
             if self._in_kernel_soon is entry:
                 self._counts.dropped += 1
                 self._in_kernel_soon = None
-                self._writing = False
+                self._writing = 0
                 self._tell_drainers()
         return True
 
@@ -376,6 +389,8 @@ class Outbox:
             # Without the flag it would be an entry that another thread is just about to write.
             entry = self._in_kernel_soon if self._left_to_sender else None
             self._left_to_sender = False
+            if entry is not None:
+                self._writing = threading.get_ident()
         if entry is not None:
             self._done(entry)
         self.pump()
@@ -387,11 +402,11 @@ class Outbox:
         with self._lock:
             if self._in_kernel_soon is not entry:
                 return True
-            self._counts.sent += 1
+            self._counts.sent += 1  # no call from here on, so that no signal comes between: one outcome, and the token
+            self._in_kernel_soon = None
+            self._writing = 0
             if is_audio:
                 self._sent_bytes += len(command.audio)  # type: ignore[attr-defined]
-            self._in_kernel_soon = None
-            self._writing = False
             more = bool(self._queue)
             if self._draining and not more:
                 self._tell_drainers()
@@ -480,4 +495,4 @@ class Outbox:
             self._counts.failed += 1
             self._in_kernel_soon = None
         self._left_to_sender = False
-        self._writing = False
+        self._writing = 0

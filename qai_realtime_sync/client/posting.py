@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import attrs
+
 from qai_realtime_sync.commands import (
     CancelResponse,
     Command,
@@ -17,6 +19,7 @@ from qai_realtime_sync.commands import (
     CreateResponse,
     SendAudio,
     SendFunctionResult,
+    SendImage,
     SendText,
 )
 from qai_realtime_sync.conversation.turns import NOTED_BEFORE
@@ -31,6 +34,7 @@ __all__ = ["Posting"]
 log = logging.getLogger("qai_realtime_sync")
 
 _REMEMBERED = 256
+_PICTURES = 2  # of the commands that are remembered, so many keep theirs: each may be megabytes
 _OWN_CANCELS = 32
 
 
@@ -142,6 +146,10 @@ class Posting:
         if not command.event_id:
             command.event_id = f"evt_{self._prefix}_{next(self._ids)}"
         self._commands[command.event_id] = command
+        if isinstance(command, SendImage):
+            pictures = [one for one in self._commands.values() if isinstance(one, SendImage) and one.image]
+            for one in pictures[:-_PICTURES]:
+                self._commands[one.event_id] = attrs.evolve(one, image=b"")
         while len(self._commands) > _REMEMBERED:
             self._commands.popitem(last=False)
 
@@ -177,7 +185,10 @@ class Posting:
                     waiting.extend(self._call.responses.withdraw(command))
 
     def _stop_alone(self, command: CancelResponse) -> None:
-        """Stop an answer that nobody waits for; requests that are held for its end are not touched."""
+        """Stop an answer that nobody waits for, here too; requests that are held for its end are not touched."""
+        if command.response_id:
+            self._call.make_void([command.response_id])
+            self._call.calls.abandon(command.response_id)
         self.remember(command)
         self._own_cancels = [*self._own_cancels[1 - _OWN_CANCELS :], command.event_id]
         try:
@@ -194,6 +205,10 @@ class Posting:
         if isinstance(command, NOTED_BEFORE):
             self._note(command)
         return not isinstance(command, CreateResponse) or self._call.responses.may_leave(command)
+
+    def was_noted(self, command: Command) -> bool:
+        """True if this command was about to leave once already, and stands in the conversation."""
+        return command.event_id in self._noted
 
     def _note(self, command: Command) -> None:
         """What the user wrote and what a tool found is put down before it leaves: the answer may be faster than this thread."""

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from qai_realtime_sync.client.barge_in import speech_began, speech_ended, stop_playing, watch_playback
 from qai_realtime_sync.client.history import history_commands
-from qai_realtime_sync.commands import CancelResponse, DeleteItem, Pong, RetrieveItem, SendContext, SendFunctionResult, TruncateItem
+from qai_realtime_sync.commands import (
+    CancelResponse,
+    DeleteItem,
+    Pong,
+    RetrieveItem,
+    SendContext,
+    SendFunctionResult,
+    SendText,
+    TruncateItem,
+)
 from qai_realtime_sync.conversation.responses import BUSY
 from qai_realtime_sync.conversation.turns import FOLLOWED
 from qai_realtime_sync.events import (
@@ -46,6 +55,7 @@ __all__ = ["react"]
 log = logging.getLogger("qai_realtime_sync")
 
 _BUSY_FOR = 5.0
+_OF_ITEMS = (CancelResponse, TruncateItem, DeleteItem, RetrieveItem, SendFunctionResult)  # which a new conversation never had
 
 
 def react(call: Call, event: Event) -> Sequence[Event] | None:
@@ -87,7 +97,7 @@ def _session_ready(call: Call, event: SessionReady) -> list[Event]:
         call.mutations.confirmed()
         return []
     if call.history_due:
-        call.outbox.forget(CancelResponse, TruncateItem, DeleteItem, RetrieveItem, SendFunctionResult)  # of items it never had
+        call.outbox.forget(lambda command: isinstance(command, _OF_ITEMS))
         _tell_history(call)
     call.mutations.opening()
     call.turns.connected(call.config.turn_detection)
@@ -112,6 +122,9 @@ def _tell_history(call: Call) -> None:
             characters,
             characters // 4,
         )
+        # What the user wrote just before the loss may stand in the history and wait to be written again.
+        said = [command.text for command in commands if command.role == "user"]
+        call.outbox.forget(lambda one: isinstance(one, SendText) and call.posting.was_noted(one) and any(one.text in text for text in said))
         call.outbox.prepend(commands)
 
 

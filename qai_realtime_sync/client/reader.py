@@ -38,6 +38,7 @@ _NORMAL = Ending(meaning="normal", retry=False)
 _LOST = Ending(meaning="lost", retry=True)
 _NOTICED = frozenset({ResumptionUpdate, ErrorReceived, Unknown})
 _PLANNED = Ending(meaning="going_away", retry=True)
+_HANDLE_REFUSED = (1007, 1008)  # an upgrade says it by its status (see `_refused`), an open connection so
 _ONLY_PLANNED = ReconnectPolicy(attempts=3)  # with reconnect=False a connection may still be replaced by plan
 
 
@@ -283,7 +284,8 @@ class Reader:
         if isinstance(event, ResumptionUpdate):
             if self._resume is not None and event.handle != self._resume.handle and dialect.traits.items:
                 self._resumed = False  # a new conversation: the service did not know the old one any more
-            self._resume = Resume(handle=event.handle) if event.resumable else None
+            if event.resumable and event.handle:  # at other moments the newest one stays good (source: Gemini, session resumption)
+                self._resume = Resume(handle=event.handle)
         elif isinstance(event, ErrorReceived):
             self._fatal = dialect.error_ending(event) or self._fatal
             self._vigil.refused(event)
@@ -317,6 +319,9 @@ class Reader:
                 call.connect_error = cause
             return _Lost(ending, error=cause, opened_at=self._opened_at)
         ending = self._fatal or call.dialect.ending(error.code, error.reason)
+        if not self._opened_at and self._resume is not None and error.code in _HANDLE_REFUSED:
+            self._resume = None  # the service may not know the handle any more: once again without it
+            return _Lost(_LOST, code=error.code, reason=error.reason, clean=error.clean, by="service")
         if not self._opened_at and not call.closing:
             call.connect_error = self._never_ready(error)
         broken = error.code in (None, 1006)

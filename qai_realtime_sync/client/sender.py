@@ -53,9 +53,13 @@ class Sender:
         self.thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread. Raises: RuntimeError where no more can be had."""
         self.thread = threading.Thread(target=self._run, name="qai-sender", daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError:
+            self.thread = None
+            raise
 
     def wake(self) -> None:
         """Something waits to be flushed; never blocks."""

@@ -172,12 +172,13 @@ class Speaking:
         _text(text, "ask")
         deadline = None if timeout is None else monotonic() + timeout
         # A conversation has one answer at a time: a second thread's question waits for the end of the first one's.
-        if not in_slices(lambda seconds: call.asking.acquire(timeout=seconds), timeout):
-            raise RealtimeTimeoutError(f"another thread's ask() had no finished answer for {timeout:g} s")
-        try:
+        try:  # around the waiting too: the exception of a signal may come right after it
+            if not in_slices(lambda seconds: call.asking.acquire(timeout=seconds), timeout):
+                raise RealtimeTimeoutError(f"another thread's ask() had no finished answer for {timeout:g} s")
             return self._asked(text, deadline, timeout)
         finally:
-            call.asking.release()
+            with contextlib.suppress(RuntimeError):  # it is another thread's
+                call.asking.release()
 
     def _asked(self, text: str, deadline: float | None, timeout: float | None) -> Answer:
         call = self._call
@@ -209,6 +210,7 @@ class Speaking:
                     f"no finished answer within {timeout:g} s; the conversation is {call.lifecycle.state}"
                 ) from None
             if collected.add(event) and stream.is_last(event):
+                collected.answer.audio = bytes(collected.sound)
                 return collected.answer
             if isinstance(event, (HandlerFailed, Closed)) and (failure := call.waiting.take_failure()) is not None:
                 raise failure
@@ -385,7 +387,9 @@ class _Collected:
     goes_on: bool  # the service goes on by itself after the results of functions, perhaps with an answer of its own
     asking: set[str] = attrs.field(factory=set)  # answers that called a function and have said nothing since
     answer: Answer = attrs.field(factory=Answer)
-    texts: dict[tuple[str, str], str] = attrs.field(factory=dict)
+    sound: bytearray = attrs.field(factory=bytearray)  # of the answer: bytes that grow would be copied for every piece
+    texts: dict[tuple[str, str], str] = attrs.field(factory=dict)  # by answer and item
+    pieces: dict[tuple[str, type[Event]], str] = attrs.field(factory=dict)  # of what has no item, by answer, spoken or written
     event_id: str = ""  # of the text
     request_id: str = ""  # of the request for its answer; none where the service answers by itself
 
@@ -414,7 +418,7 @@ class _Collected:
             self.texts = {key: text for key, text in self.texts.items() if key[0] not in others}
             self.answer.text = " ".join(part for part in self.texts.values() if part)
             if not self.answer.response_ids:
-                self.answer.audio = b""
+                self.sound.clear()
 
     def add(self, event: Event) -> bool:
         """Take an event; True when an answer of ours has ended. Raises: `ApiError` when the service refuses or fails."""
@@ -425,16 +429,16 @@ class _Collected:
             if self._is_ours(event.response_id):
                 self.answer.response_ids.append(event.response_id)
         elif isinstance(event, AudioDelta) and mine:
-            self.answer.audio += event.audio
+            self.sound += event.audio
             self.asking.discard(event.response_id)
         elif isinstance(event, TextDelta):
             self.asking.discard(event.response_id)
         elif isinstance(event, FunctionCall) and mine and event.expects_result:
             self.asking.add(event.response_id)
         elif isinstance(event, TranscriptDone) and mine and event.source == "output":
-            self._text(event.response_id, event.item_id, event.transcript)
+            self._text(event, event.transcript)
         elif isinstance(event, TextDone) and mine:
-            self._text(event.response_id, event.item_id, event.text)
+            self._text(event, event.text)
         elif isinstance(event, ErrorReceived) and not event.benign and self._concerns(event):
             raise ApiError(event.message, code=event.code or event.type or "api_error")
         elif isinstance(event, Reconnecting) and self.answer.response_ids:
@@ -453,8 +457,13 @@ class _Collected:
             return first in (self.event_id, self.request_id, *(request.event_id for request in requests if request is not None))
         return event.fatal or not self.answer.response_ids
 
-    def _text(self, response_id: str, item_id: str, text: str) -> None:
-        self.texts[(response_id, item_id)] = text.strip()
+    def _text(self, event: TranscriptDone | TextDone, text: str) -> None:
+        text = text.strip()
+        if not event.item_id:  # without items an answer comes in pieces; some services write down what they also say
+            before = self.pieces.get((event.response_id, type(event)), "")
+            text = text if not before or text.startswith(before) else f"{before} {text}"
+            self.pieces[(event.response_id, type(event))] = text
+        self.texts[(event.response_id, event.item_id)] = text
         self.answer.text = " ".join(part for part in self.texts.values() if part)
 
     def _done(self, event: ResponseDone) -> None:

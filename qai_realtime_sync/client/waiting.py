@@ -8,28 +8,43 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from time import monotonic
+from typing import TypeGuard
 
 from qai_realtime_sync.errors import ConfigError, ConnectionClosedError, NotConnectedError, RealtimeTimeoutError
 from qai_realtime_sync.events import AudioDelta, Closed, Event
 
-__all__ = ["EventStream", "Waiting", "check_timeout", "describe_end", "in_slices"]
+__all__ = ["LONGEST", "EventStream", "Waiting", "check_timeout", "describe_end", "in_slices", "is_seconds"]
 
 _KEPT = 128
 _KEPT_AUDIO = 8
 _STREAM_SIZE = 10_000
-
+LONGEST = 86_400.0
+"""Seconds; a day stands for more, because locks and sockets refuse what they cannot count."""
 
 _SLICE = 1.0  # a signal that arrives just before a lock is waited for is seen only when that wait ends, on Windows always
 
 
-def check_timeout(timeout: object, *, zero: bool = True) -> None:
-    """Raises: `ConfigError` unless it is None (no limit) or a finite number of seconds: above 0, or with ``zero`` (look once) from 0."""
-    if timeout is None:
+def is_seconds(value: object) -> TypeGuard[float]:
+    """True for a number that can be added to a clock: finite, and no bool."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float holds
+        return False
+
+
+def check_timeout(timeout: object, *, zero: bool = True, none: str = "sets no limit") -> None:
+    """Check seconds to wait: finite, above 0, or with ``zero`` (look once) from 0; ``none`` says what None does, ``""`` = it is refused.
+
+    Raises: `ConfigError`.
+    """
+    if timeout is None and none:
         return
-    wrong = isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not math.isfinite(timeout)
-    if wrong or timeout < 0 or (timeout == 0 and not zero):  # type: ignore[operator]
+    if not is_seconds(timeout) or timeout < 0 or (timeout == 0 and not zero):
         wanted = "a number of seconds, 0 or more" if zero else "a number of seconds above 0"
-        raise ConfigError(f"timeout must be {wanted}, not {timeout!r}; None sets no limit")
+        hint = f"; None {none}" if none else ""
+        raise ConfigError(f"timeout must be {wanted}, not {timeout!r}{hint}")
 
 
 def in_slices(wait: Callable[[float], object], timeout: float | None) -> bool:
@@ -125,11 +140,8 @@ class Waiting:
         self._closed: Closed | None = None
         self._failure: BaseException | None = None
         self._seen = threading.local()
-
-    @property
-    def dropped(self) -> int:
-        """How many events streams have lost because the program did not read them."""
-        return sum(stream.dropped for reference in self._streams if (stream := reference()) is not None)
+        self.dropped = 0
+        """How many events streams have lost because the program did not read them; also of streams that are gone."""
 
     def mark(self) -> None:
         """This thread begins something new: what came before is not its answer."""
@@ -160,7 +172,9 @@ class Waiting:
             if stream is None:
                 self._forget_dead()
             elif number > stream.first:
+                before = stream.dropped
                 stream.offer(event)
+                self.dropped += stream.dropped - before
 
     def fail(self, error: BaseException) -> None:
         """Raise ``error`` in whoever waits now, or next."""

@@ -1,5 +1,6 @@
 """What one thread waits for and another does, each made of a single lock: `threading.Event` and `Condition` take ten times the memory,
-and each of a thousand conversations has half a dozen."""
+and each of a thousand conversations has half a dozen. A lock refuses more seconds than it can count, infinity too: both wait as long
+as it can then."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ class Latch:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is set; False if ``timeout`` seconds were not enough."""
-        if not self._is_set and self._shut.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+        if not self._is_set and self._shut.acquire(timeout=_of_lock(timeout)):
             self._shut.release()  # the next one may pass
         return self._is_set
 
@@ -54,4 +55,9 @@ class Bell:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for a ring and take it; False if ``timeout`` seconds were not enough."""
-        return self._silence.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        return self._silence.acquire(timeout=_of_lock(timeout))
+
+
+def _of_lock(timeout: float | None) -> float:
+    """The seconds as a lock takes them: -1 for no limit, and never more than it can count."""
+    return -1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)

@@ -36,7 +36,8 @@ class Responses:
         self._causes: collections.OrderedDict[str, str] = collections.OrderedDict()  # by answer: the event id of its request
         self._first_ids: collections.OrderedDict[str, str] = collections.OrderedDict()  # of requests that were asked once more
         self._requested_first = ""
-        self._abandoned: set[str] = set()  # requests that are on the wire, and whose answer nobody wants any more
+        # Requests that were on the wire when nobody wanted their answer any more, by their first event id.
+        self._abandoned: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._beside: set[str] = set()
         self._beside_requested: dict[str, CreateResponse] = {}
 
@@ -49,6 +50,13 @@ class Responses:
     def is_busy(self) -> bool:
         """True while an answer runs or was asked for."""
         return bool(self._active) or self._requested is not None
+
+    @property
+    def pending(self) -> list[str]:
+        """The requests of the conversation that no answer has begun for, the oldest first, by the event ids of their first tries."""
+        with self._lock:
+            sent = [self._requested_first] if self._requested is not None else []
+            return sent + [self._first(command.event_id) for command in self._held]
 
     def request(self, command: CreateResponse) -> list[Command]:
         """Ask for an answer: returned at once if none runs, else held."""
@@ -88,7 +96,9 @@ class Responses:
             self._held = [c for c in self._held if self._first(c.event_id) != event_id]
             if self._requested is not None and self._requested_first == event_id:
                 if self._requested_left:
-                    self._abandoned.add(event_id)
+                    self._abandoned[event_id] = None
+                    if len(self._abandoned) > _MOST_BESIDE:
+                        self._abandoned.popitem(last=False)
                     return []
                 self._requested = None
                 return self._next()
@@ -158,6 +168,7 @@ class Responses:
         with self._lock:
             if self._requested is not command or not self._requested_left:
                 return []
+            self._abandoned.pop(self._requested_first, None)
             self._requested = None
             return self._next()
 
@@ -182,8 +193,7 @@ class Responses:
             self._assume(ours)
             cause = self._first(ours.event_id)
             self._note_cause(event.response_id, cause)
-            if cause in self._abandoned:
-                self._abandoned.discard(cause)
+            if cause in self._abandoned:  # and it stays there: an error may tell that this answer is another's, and ours not given yet
                 return [CancelResponse(response_id=event.response_id)]
         elif ours is not None:
             self._note_first(ours)
@@ -210,10 +220,7 @@ class Responses:
 
     def _hold_again(self, command: CreateResponse) -> None:
         """The service did not take this request: it is asked once more, unless nobody waits for its answer any more."""
-        first = self._first(command.event_id)
-        if first in self._abandoned:
-            self._abandoned.discard(first)
-        else:
+        if self._first(command.event_id) not in self._abandoned:
             self._held.insert(0, command)
 
     def _assume(self, request: CreateResponse) -> None:
@@ -263,7 +270,7 @@ class Responses:
         for response_id, cause in self._causes.items():
             if cause == first:
                 self._causes[response_id] = ""
-        self._held.insert(0, request)
+        self._hold_again(request)
 
     def _next(self) -> list[Command]:
         if self._active or self._requested is not None or not self._held:

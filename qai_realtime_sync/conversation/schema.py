@@ -107,7 +107,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         target = type(target).__call__
     try:
         return typing.get_type_hints(target)
-    except (NameError, TypeError) as error:
+    except Exception as error:  # they are code of the program's, and may raise anything
         raise ConfigError(f"the annotations of {getattr(function, '__name__', function)} cannot be read: {error}") from None
 
 

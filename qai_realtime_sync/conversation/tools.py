@@ -1,34 +1,25 @@
-"""Functions the model may call: their schema, their threads, and the bookkeeping that ends in exactly one request for an answer."""
+"""Functions the model may call, and the bookkeeping of their calls that ends in exactly one request for an answer."""
 
 from __future__ import annotations
 
 import collections
-import json
-import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 
 from qai_realtime_sync.commands import Command, CreateResponse, SendFunctionResult
 from qai_realtime_sync.config import Tool
-from qai_realtime_sync.conversation.schema import bind_arguments, plain_result
+from qai_realtime_sync.conversation.tool_pool import error_output
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.events import Event, FunctionCall, FunctionCallCancelled, OutputItemDone, ResponseDone
 
-__all__ = ["ToolCalls", "ToolFailed", "ToolPool", "error_output"]
+__all__ = ["ToolCalls"]
 
-ToolFailed: TypeAlias = Callable[[FunctionCall, str, BaseException], None]
-
-_log = logging.getLogger("qai_realtime_sync")
 _REMEMBERED = 512
+_GIVEN_UP = 64
 _UNFINISHED = ("cancelled", "failed", "incomplete")
-
-
-def error_output(message: str) -> str:
-    """The result a model can read when a tool did not work."""
-    return json.dumps({"error": message}, ensure_ascii=False)
 
 
 @attrs.define(eq=False, repr=False)
@@ -49,6 +40,7 @@ class _Round:
     cancelled: bool = False
     wants: bool = False  # a result was given that asks for the next answer
     asked: bool = False
+    given_up: bool = False  # nobody waits for the next answer
     request: CreateResponse | None = None
 
 
@@ -70,6 +62,7 @@ class ToolCalls:
         self._lock = threading.Lock()  # guards everything below
         self._rounds: collections.OrderedDict[str, _Round] = collections.OrderedDict()
         self._round_of: collections.OrderedDict[str, str] = collections.OrderedDict()
+        self._given_up: collections.OrderedDict[str, None] = collections.OrderedDict()  # answers that had called nothing yet
 
     def serves(self, *, items: bool, asks: bool) -> None:
         """The connected service tells of items, or does not; it wants to be asked for the next answer, or does not."""
@@ -197,7 +190,7 @@ class ToolCalls:
         """True if another answer was, or will be, asked for because of this one's calls."""
         with self._lock:
             this_round = self._rounds.get(response_id)
-            if this_round is None or this_round.cancelled:
+            if this_round is None or this_round.cancelled or this_round.given_up:
                 return False
             return this_round.asked or any(not c.sent and not c.unwanted for c in this_round.calls.values())
 
@@ -206,11 +199,16 @@ class ToolCalls:
         with self._lock:
             this_round = self._rounds.get(response_id)
             if this_round is not None:
-                this_round.asked = True
+                this_round.given_up = True
+                return
+            self._given_up[response_id] = None  # it may call something before its cancel arrives
+            if len(self._given_up) > _GIVEN_UP:
+                self._given_up.popitem(last=False)
 
     def reset(self) -> None:
         """The connection is gone and the service has forgotten the calls: results that come now are dropped."""
         with self._lock:
+            self._given_up.clear()
             for this_round in self._rounds.values():
                 for call in this_round.calls.values():
                     call.unwanted = True
@@ -225,7 +223,7 @@ class ToolCalls:
         return [] if self._items else self._start([event.call_id])
 
     def _remember(self, event: FunctionCall) -> None:
-        this_round = self._rounds.setdefault(event.response_id, _Round())
+        this_round = self._rounds.setdefault(event.response_id, _Round(given_up=event.response_id in self._given_up))
         call = _Call(event)
         call.answered = call.sent = not event.expects_result
         this_round.calls[event.call_id] = call
@@ -291,107 +289,10 @@ class ToolCalls:
     def _follow_up(self, this_round: _Round) -> list[Command]:
         if not self._asks or not this_round.done or this_round.cancelled or this_round.asked or not this_round.wants:
             return []
+        if this_round.given_up:
+            return []
         if any(not c.sent and not c.unwanted for c in this_round.calls.values()):
             return []
         this_round.asked = True
         this_round.request = CreateResponse()
         return [this_round.request]
-
-
-class ToolPool:
-    """A few threads named ``qai-tool`` that run tools, started when needed; daemons, so that a tool that hangs cannot keep the process.
-
-    ``answer(call, output, is_error)`` is called with each result; ``failed`` with each exception; ``after(seconds, fn)`` runs a timer.
-    ``wanted(call_id)`` is asked before a tool is run: it may have waited for a thread longer than anybody waits for its result.
-    """
-
-    def __init__(
-        self,
-        *,
-        size: int,
-        answer: Callable[[FunctionCall, str, bool], None],
-        failed: ToolFailed,
-        after: Callable[[float, Callable[[], None]], object],
-        wanted: Callable[[str], bool],
-    ) -> None:
-        self._size = size
-        self._wanted = wanted
-        self._answer = answer
-        self._failed = failed
-        self._after = after
-        self._lock = threading.Lock()  # guards everything below
-        self._work: threading.Condition | None = None  # over the lock; made with the first thread
-        self._queue: list[tuple[FunctionCall, Tool]] = []
-        self._idle = 0
-        self._stopping = False
-        self.threads: list[threading.Thread] = []
-
-    def run(self, call: FunctionCall, tool: Tool) -> None:
-        """Run a tool as soon as a thread is free; never blocks."""
-        with self._lock:
-            if self._stopping:
-                return
-            if self._work is None:
-                self._work = threading.Condition(self._lock)
-            self._queue.append((call, tool))
-            self._work.notify()
-            alive = [t for t in self.threads if t.is_alive()]
-            if self._idle >= len(self._queue) or len(alive) >= self._size:
-                return
-            thread = threading.Thread(target=self._serve, name=f"qai-tool-{len(self.threads)}", daemon=True)
-            self.threads = [*alive, thread]
-        thread.start()
-
-    def stop(self) -> None:
-        """End the threads once what they run has returned; what waits is not run. Never blocks."""
-        with self._lock:
-            self._stopping = True
-            self._queue.clear()
-            if self._work is not None:
-                self._work.notify_all()
-
-    def _serve(self) -> None:
-        assert self._work is not None
-        while True:
-            with self._lock:
-                self._idle += 1
-                self._work.wait_for(lambda: self._queue or self._stopping)
-                self._idle -= 1
-                if not self._queue:
-                    return
-                call, tool = self._queue.pop(0)
-            if self._wanted(call.call_id):
-                self._run(call, tool)
-
-    def _run(self, call: FunctionCall, tool: Tool) -> None:
-        assert tool.function is not None
-        try:
-            given = _arguments(call, tool.function)
-        except ValueError as error:  # the model's mistake, which it can mend; the program has not failed
-            _log.warning("tool %s was called with wrong arguments: %s", tool.name, error)
-            self._answer(call, error_output(str(error)), True)
-            return
-        late = f"{tool.name} did not answer within {tool.timeout:g} s"
-        timer = self._after(tool.timeout, lambda: self._answer(call, error_output(late), True))
-        try:
-            output = plain_result(tool.function(**given))
-        except BaseException as error:  # a tool's SystemExit must not end the pool in silence either
-            self._failed(call, tool.name, error)
-            self._answer(call, error_output(f"{type(error).__name__}: {error}"), True)
-        else:
-            self._answer(call, output, False)
-        finally:
-            cancel = getattr(timer, "cancel", None)
-            if cancel is not None:
-                cancel()
-
-
-def _arguments(call: FunctionCall, function: Callable[..., Any]) -> dict[str, Any]:
-    """The values to call a function with. Raises: ValueError, with words a model can act on."""
-    try:
-        given = json.loads(call.arguments or "{}")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the arguments are not JSON: {error}") from None
-    if not isinstance(given, Mapping):
-        raise ValueError("the arguments are not a JSON object")
-    return bind_arguments(function, given)

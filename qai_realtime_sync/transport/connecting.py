@@ -14,6 +14,7 @@ from qai_realtime_sync.transport.connection import Connection
 from qai_realtime_sync.transport.dial import open_tcp
 from qai_realtime_sync.transport.frames import Parser
 from qai_realtime_sync.transport.proxy import choose_proxy, open_tunnel
+from qai_realtime_sync.transport.refusal import secrets_of
 from qai_realtime_sync.transport.stream import PlainStream, Stream
 from qai_realtime_sync.transport.tls import VARIABLES, TlsStream, default_context, tls_reason
 from qai_realtime_sync.transport.upgrade import upgrade
@@ -60,7 +61,7 @@ def connect(
             raise
     parser = Parser(max_size)
     parser.feed(early)
-    return Connection(stream, parser, subprotocol, wake)
+    return Connection(stream, parser, subprotocol, wake, secrets_of(address.resource, checked, offered))
 
 
 def _secured(sock: socket.socket, address: Address, context: ssl.SSLContext | None, attempt: Attempt) -> Stream:

@@ -7,7 +7,7 @@ import errno
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from qai_realtime_sync.transport import frames
 from qai_realtime_sync.transport.frames import Close, FrameError, Parser, Ping, Pong
 from qai_realtime_sync.transport.lanes import Lanes
 from qai_realtime_sync.transport.readiness import WRITE, seconds_until, wait_ready
+from qai_realtime_sync.transport.refusal import cleaned
 from qai_realtime_sync.transport.stream import Stream, Wait
 from qai_realtime_sync.transport.tls import tls_reason
 
@@ -52,7 +53,12 @@ class Connection:
     """
 
     def __init__(
-        self, stream: Stream, parser: Parser, subprotocol: str = "", wake: Callable[[], None] | None = None
+        self,
+        stream: Stream,
+        parser: Parser,
+        subprotocol: str = "",
+        wake: Callable[[], None] | None = None,
+        secrets: Sequence[str] = (),
     ) -> None:
         self.subprotocol = subprotocol
         self.last_received = time.monotonic()
@@ -64,6 +70,7 @@ class Connection:
         self._stream = stream
         self._parser = parser
         self._wake = wake
+        self._secrets = secrets  # that the service got from us, and must not come back in what is told of it
         # Who holds it is in `recv`, or reads in its place: a token, not a guard. It is taken without waiting, except by `recv`
         # while a `close` reads, and then `close` has a deadline.
         self._reading = threading.Lock()
@@ -177,10 +184,11 @@ class Connection:
     def _peer_closed(self, close: Close) -> None:
         """The peer's close frame is here: answer it with its own code, unless it is the answer to ours, and end."""
         self._answer(Close(close.code, ""))
+        reason = cleaned(close.reason, self._secrets)
         code_text = "without a code" if close.code == frames.NO_STATUS else f"with code {close.code}"
         by = "by this side, confirmed" if self._closing and not self._answered else "by the service,"
-        message = f"the connection was closed {by} {code_text}" + (f": {close.reason}" if close.reason else "")
-        self._finish(_Ending(message, close.code, close.reason, self._lanes.close_sent))
+        message = f"the connection was closed {by} {code_text}" + (f": {reason}" if reason else "")
+        self._finish(_Ending(message, close.code, reason, self._lanes.close_sent))
 
     def _violated(self, error: FrameError) -> None:
         """The peer broke the protocol or a limit: tell it why and end, without waiting for an answer."""
@@ -327,6 +335,8 @@ class Connection:
             return False
         except BaseException:  # a signal handler raised: nobody knows any more how much of a frame is out
             self._broken = OSError(errno.ECANCELED, "interrupted while writing")
+            with contextlib.suppress(OSError):  # the reader waits for a socket that nobody can write any more: it must see the end
+                self._stream.sock.shutdown(socket.SHUT_RDWR)
             raise
 
     def _wait_written(self, deadline: float | None, check: Callable[[], bool]) -> bool:

@@ -11,10 +11,11 @@ from urllib.parse import parse_qsl, urlsplit
 from qai_realtime_sync.errors import ApiError
 from qai_realtime_sync.transport.answers import Answer
 
-__all__ = ["refusal", "secrets_of"]
+__all__ = ["cleaned", "refusal", "secrets_of"]
 
 # Codes where no envelope can be read (source: the gateway's Swift SDK).
 _CODES: Final = {401: "authentication_error", 402: "insufficient_balance", 502: "upstream_error", 503: "service_unavailable"}
+_HARMLESS: Final = frozenset({"model", "agent_id", "conversation_id"})  # a message that names them helps, and they open nothing alone
 _OTHER_CODE: Final = "websocket_upgrade"
 
 _HINTS: Final = {
@@ -40,7 +41,7 @@ _SECRET_NAME = re.compile(r"(?i)auth|key|token|secret|cookie|signature|credentia
 
 def secrets_of(resource: str, headers: Iterable[tuple[str, str]], subprotocols: Iterable[str]) -> list[str]:
     """What we sent that must not come back in a message: credentials in headers, query and subprotocols; longest first."""
-    found = {value for _, value in parse_qsl(urlsplit(resource).query)}
+    found = {value for name, value in parse_qsl(urlsplit(resource).query) if name not in _HARMLESS}
     for name, value in headers:
         if _SECRET_NAME.search(name):
             found.update((value, value.partition(" ")[2]))
@@ -57,10 +58,10 @@ def refusal(answer: Answer, body: bytes, shown: str, secrets: Iterable[str] = ()
     elif not message:
         message = _summary(answer, text, shown, known=bool(code))
     return ApiError(
-        _clean(message, secrets),
+        cleaned(message, secrets),
         status_code=answer.status,
-        code=_clean(code, secrets) or _CODES.get(answer.status, _OTHER_CODE),
-        request_id=_clean(answer.headers.get("x-qai-request-id", ""), secrets),
+        code=cleaned(code, secrets) or _CODES.get(answer.status, _OTHER_CODE),
+        request_id=cleaned(answer.headers.get("x-qai-request-id", ""), secrets),
         retry_after=_seconds(answer.headers.get("retry-after", "")),
     )
 
@@ -114,7 +115,7 @@ def _redirect(answer: Answer) -> str:
     )
 
 
-def _clean(text: str, secrets: Iterable[str]) -> str:
+def cleaned(text: str, secrets: Iterable[str]) -> str:
     """One line of printable text without credentials, not too long."""
     for secret in secrets:
         text = text.replace(secret, "<redacted>")

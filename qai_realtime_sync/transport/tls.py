@@ -144,9 +144,7 @@ def tls_reason(error: BaseException) -> str:
 _BUNDLE_VARIABLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", *_BUNDLE_VARIABLES)
 
-_default_lock = threading.Lock()  # guards the two below
-_default_key: tuple[str | None, ...] = ()
-_default: ssl.SSLContext | None = None
+_default: tuple[tuple[str | None, ...], ssl.SSLContext] | None = None  # what the variables said then, and what was made of it
 
 
 def default_context() -> ssl.SSLContext:
@@ -157,12 +155,13 @@ def default_context() -> ssl.SSLContext:
 
     Raises: OSError if a named file cannot be read.
     """
-    global _default, _default_key
+    global _default
     key = tuple(os.environ.get(name) for name in VARIABLES)
-    with _default_lock:
-        if _default is None or key != _default_key:
-            _default, _default_key = _new_context(), key
-        return _default
+    made = _default
+    if made is None or made[0] != key:
+        # No lock: two threads may both make one, which harms nobody, but a fork in between would leave a lock taken for ever.
+        _default = made = (key, _new_context())
+    return made[1]
 
 
 def _new_context() -> ssl.SSLContext:

@@ -19,6 +19,23 @@ def test_only_loopback_may_be_reached_in_the_clear(url: str) -> None:
     assert "token" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "client",
+    [
+        RealtimeClient("k", base_url="http://[::1?token=s3cret"),
+        RealtimeClient("k", base_url="http://[::1?token=s3cret", mint=True),
+        RealtimeClient.direct("ws://[::1?token=s3cret", "k"),
+    ],
+    ids=["gateway", "minted", "direct"],
+)
+def test_an_address_that_cannot_be_read_is_told(client: RealtimeClient) -> None:
+    """Half an IPv6 address is a ConfigError that says how one is written, and shows nothing that may be secret."""
+    with pytest.raises(ConfigError, match=r"wss://host/path, an IPv6 address goes in \[\]") as caught:
+        client.connect()
+    assert caught.value.code == "invalid_base_url"
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_direct_connection_needs_no_gateway_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its token is its right; nothing of the environment is used."""
     monkeypatch.setenv("QAI_API_KEY", "qai_from_env")

@@ -10,7 +10,7 @@ import pytest
 from qai_realtime_sync import RealtimeClient, RealtimeConfig
 from qai_realtime_sync.client.lifecycle import ReconnectPolicy
 from qai_realtime_sync.events import AudioDelta, Event, HandlerFailed, PlaybackStopped, Reconnected
-from tests.servers import Talk, service
+from tests.servers import Talk, ready, service
 
 MS = 48  # bytes of a millisecond at 24 kHz
 
@@ -277,6 +277,91 @@ def test_interrupting_what_has_no_sound_yet_cancels_the_answer() -> None:
         talk.audio("r1", "i1", bytes(480))
         sync(talk, client)
         assert speaker.written == b""
+
+
+def test_interrupting_an_answer_that_has_not_begun_stops_it_as_soon_as_it_begins() -> None:
+    """It is cancelled when it begins, nothing of it is heard, and what is asked for after the interruption is answered."""
+    with service() as peer, peer.client() as client:
+        talk, speaker = peer.talk(), Speaker()
+        client.play_to(speaker)
+        heard: list[Event] = []
+        client.on_audio_delta(heard.append)
+        client.send_text("Tell me everything.")
+        talk.expect("response.create")
+        client.interrupt()
+        client.interrupt()
+        talk.fence(client)
+        assert talk.count("response.cancel") == 0
+        speak(talk)
+        assert talk.expect("response.cancel")["response_id"] == "r1"
+        client.send_text("Go on.")
+        talk.done("r1", status="cancelled")
+        talk.expect("response.create")
+        speak(talk, "r2", "i2", 10)
+        sync(talk, client)
+        talk.fence(client)
+        assert talk.count("response.cancel") == 1
+        assert len(heard) == 1
+        assert len(speaker.written) == 10 * MS
+
+
+def test_interrupting_drops_every_request_that_waits() -> None:
+    """Of two questions the first is on the wire and the second held: neither is heard, and the second is not asked."""
+    with service() as peer, peer.client() as client:
+        talk, speaker = peer.talk(), Speaker()
+        client.play_to(speaker)
+        client.send_text("One?")
+        client.send_text("Two?")
+        talk.expect("response.create")
+        client.interrupt()
+        speak(talk)
+        talk.expect("response.cancel")
+        talk.done("r1", status="cancelled")
+        sync(talk, client)
+        talk.fence(client)
+        assert talk.count("response.create") == 1
+        assert speaker.written == b""
+
+
+def test_an_interrupted_answer_that_calls_a_function_is_not_followed_by_another() -> None:
+    """It was over before its cancel came: the result goes back, and the model is not asked to speak about it."""
+    with service() as peer:
+        client = peer.client()
+        client.tool(act_tool(lambda: None))
+        with client:
+            talk = peer.talk()
+            client.send_text("Book it.")
+            talk.expect("response.create")
+            client.interrupt()
+            talk.created("r1")
+            talk.call("r1", "c1", "act")
+            talk.done("r1")
+            while not talk.outputs():
+                talk.expect("conversation.item.create")
+            sync(talk, client)
+            talk.fence(client)
+            assert talk.count("response.create") == 1
+
+
+def test_interrupting_before_a_request_has_left_takes_it_back() -> None:
+    """While a lost connection is replaced, what was asked for waits here; interrupted, it is never asked."""
+    held = threading.Event()
+
+    def late(talk: Talk) -> None:
+        assert held.wait(20.0)
+        ready(talk)
+
+    with service(ready, late) as peer, peer.client(reconnect=ReconnectPolicy(base=0.01, cap=0.01)) as client:
+        talk = peer.talk()
+        talk.drop()
+        client.wait_for("reconnecting", 10.0)
+        client.send_text("Tell me everything.")
+        client.interrupt()
+        held.set()
+        talk = peer.talk(20.0)
+        talk.expect("conversation.item.create")
+        talk.fence(client)
+        assert talk.count("response.create") == 0
 
 
 def test_interrupting_nothing_does_nothing() -> None:

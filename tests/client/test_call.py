@@ -109,6 +109,25 @@ def test_background_handlers_keep_their_order_and_do_not_hold_the_reader() -> No
     assert len(waited) == 1
 
 
+def test_a_background_handler_that_does_not_keep_up_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Once a thousand events wait for it the log says so, with its name, and once for all of them."""
+    with service() as peer, peer.client() as client:
+        talk, gate = peer.talk(), threading.Event()
+
+        def crawls(event: Event) -> None:
+            gate.wait(30.0)
+
+        client.on("unknown", crawls, background=True)
+        for number in range(1500):
+            talk.say("new.kind", number=number)
+        client.wait_for("unknown", 30.0, where=lambda event: event.raw["number"] == 1499)
+        assert client.metrics.background_waiting >= 1000
+        gate.set()
+    (record,) = [record for record in caplog.records if "wait for background handlers" in record.message]
+    assert "crawls" in record.message
+    assert record.levelname == "WARNING"
+
+
 def test_a_handler_that_fails_is_logged_told_and_survived(caplog: pytest.LogCaptureFixture) -> None:
     """Its name and traceback are logged, HandlerFailed tells the program, and the next handler and event still come."""
     with service() as peer, peer.client() as client:

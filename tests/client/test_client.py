@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import socket
 import threading
+import time
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from qai_realtime_sync.errors import (
     NotConnectedError,
     RealtimeTimeoutError,
 )
+from qai_realtime_sync.turns import Turn
 from tests.servers import Talk, deaf, ready, refuse, service
 from tests.transport.peer import Certificates
 
@@ -64,6 +68,13 @@ def test_making_a_client_starts_nothing_and_reads_nothing(monkeypatch: pytest.Mo
         ({"connect_timeout": 0}, "connect_timeout must be a number of seconds above 0, not 0"),
         ({"connect_timeout": "5"}, "connect_timeout must be a number of seconds above 0, not '5'"),
         ({"close_timeout": None}, "close_timeout must be a number of seconds above 0, not None"),
+        ({"connect_timeout": math.inf}, "connect_timeout must be a number of seconds above 0, not inf"),
+        ({"close_timeout": math.inf}, "close_timeout must be a number of seconds above 0, not inf"),
+        ({"ping_interval": math.inf}, "ping_interval must be a number of seconds above 0, not inf; None turns it off"),
+        ({"pong_timeout": 10**400}, "pong_timeout must be a number of seconds above 0, not 1000"),
+        ({"silent_after": -math.inf}, "silent_after must be a number of seconds above 0, not -inf"),
+        ({"min_speech": math.inf}, "min_speech must be a number of seconds, 0 or more, not inf"),
+        ({"max_audio": math.inf}, "max_audio must be a number of seconds above 0, not inf"),
         ({"close_timeout": True}, "close_timeout must be a number of seconds above 0, not True"),
         ({"ping_interval": -1}, "ping_interval must be a number of seconds above 0, not -1"),
         ({"pong_timeout": float("nan")}, "pong_timeout must be a number of seconds above 0, not nan"),
@@ -75,7 +86,7 @@ def test_making_a_client_starts_nothing_and_reads_nothing(monkeypatch: pytest.Mo
         ({"headers": {"X-Tenant": 5}}, "headers must be a dict of text to text"),
         ({"headers": ["X-Tenant"]}, "headers must be a dict of text to text"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_a_wrong_argument_is_refused_when_the_client_is_made(options: dict[str, Any], words: str) -> None:
     """The message names the argument, what it may be, and what was given."""
@@ -87,6 +98,11 @@ def test_what_may_be_none_may_be_none() -> None:
     """No connect timeout of its own, no pings, no say about barge-in."""
     client = RealtimeClient(connect_timeout=None, ping_interval=None, barge_in=None, headers=None)
     assert client.config == RealtimeConfig()
+
+
+def test_silence_may_be_told_never() -> None:
+    """A limit that nothing waits for may be infinite."""
+    assert RealtimeClient(silent_after=math.inf)._call.options.silent_after == math.inf
 
 
 def test_direct_needs_an_address() -> None:
@@ -274,6 +290,109 @@ def test_a_dialer_that_fails_in_its_own_way_is_told_to_the_caller(error: BaseExc
         client.connect()
     assert client.state == "failed"
     assert ours() == []
+
+
+def expires_in_milliseconds(talk: Talk) -> None:
+    """A session whose end is given in the wrong unit: in some fifty thousand years."""
+    session = {"id": "sess_1", "expires_at": int((time.time() + 3600) * 1000)}
+    talk.peer.upgrade()
+    talk.say("session.created", session=session)
+    while not talk.count("session.update"):
+        talk.next_frame()
+    talk.say("session.updated", session=session)
+
+
+@pytest.mark.parametrize(
+    ("opening", "options", "timeout"),
+    [
+        (ready, {"ping_interval": 1e12, "pong_timeout": 1e300}, None),
+        (ready, {"connect_timeout": 1e300, "close_timeout": 1e300}, None),
+        (ready, {}, 1e10),
+        (ready, {}, 10**12),
+        (expires_in_milliseconds, {"ping_interval": None}, None),
+    ],
+    ids=["pings", "options", "connect", "whole number", "expires_at"],
+)
+def test_seconds_that_no_lock_can_count_leave_a_client_that_works(opening: Any, options: dict[str, Any], timeout: float | None) -> None:
+    """Its timers run: a close in a handler, which the sender does, comes to its end."""
+    with service(opening) as peer:
+        client = peer.client(**options)
+        assert client.connect(timeout=timeout).is_connected
+        talk = peer.talk()
+        for _ in range(20):  # the sender falls asleep in between
+            done = threading.Event()
+            client._call.sender.after(0.001, done.set)
+            assert done.wait(8.0)
+        client.on("unknown", lambda event: client.close())
+        talk.say("please.close")
+        assert client.wait(8.0).by == "client"
+        assert talk.over.wait(8.0)
+        assert talk.closed_with == (1000, "")
+        client.close()
+    assert ours() == []
+
+
+@pytest.mark.parametrize("history", [["hi"], "hi", 5, None, [{"user": "hi"}], [Turn(number=1, user="a"), None]], ids=str)
+def test_a_history_that_is_no_turns_is_refused(history: Any) -> None:
+    """Nothing is dialled for it, and the client may still be used."""
+    with service() as peer:
+        client = peer.client()
+        with pytest.raises(ConfigError, match="history must be turns of an earlier conversation"):
+            client.connect(history=history)
+        assert (client.state, ours()) == ("idle", [])
+        with client:
+            peer.talk()
+
+
+def test_a_history_that_fails_while_it_is_read_leaves_the_client_as_it_was() -> None:
+    """Its own exception comes out; another connect() works."""
+
+    def broken() -> Iterator[Turn]:
+        yield Turn(number=1, user="a")
+        raise LookupError("my database")
+
+    with service() as peer:
+        client = peer.client()
+        with pytest.raises(LookupError, match="my database"):
+            client.connect(history=broken())
+        assert (client.state, ours()) == ("idle", [])
+        client.connect(history=(turn for turn in [Turn(number=1, user="a")]))
+        assert peer.talk().expect("conversation.item.create")["item"]["content"][0]["text"] == "a"
+        client.close()
+
+
+@pytest.mark.parametrize("refused", ["qai-reader", "qai-sender", "qai-"])
+def test_where_no_thread_can_be_started_connect_fails_like_any_other(refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end is told once, who waits for it gets it, close() has nothing to wait for, and no thread is left."""
+    start = threading.Thread.start
+
+    def start_some(thread: threading.Thread) -> None:
+        if thread.name.startswith(refused):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    client = RealtimeClient("qai_x", base_url="http://127.0.0.1:9")
+    told: list[str] = []
+    client.on("state_changed", lambda event: told.append(event.new))
+    client.on("closed", lambda event: told.append(f"closed by {event.by}: {event.meaning}, {event.error!r}"))
+    with pytest.raises(ConnectError, match="no thread can be started: can't start new thread") as caught:
+        client.connect()
+    assert caught.value.code == "no_thread"
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    monkeypatch.undo()
+    assert ours() == []
+    assert client.state == "failed"
+    assert client.wait(8.0).error is caught.value
+    assert told == ["connecting", "failed", f"closed by network: lost, {caught.value!r}"]
+    began = time.monotonic()
+    client.close()
+    client.abort()
+    assert time.monotonic() - began < 1.5
+    for again in (client.connect, lambda: client.send_text("hi"), lambda: client.mutate_context(instructions="x")):
+        with pytest.raises(NotConnectedError):
+            again()
+    assert len(told) == 3
 
 
 def test_connecting_twice_is_refused() -> None:

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from qai_realtime_sync import RealtimeClient
+from qai_realtime_sync.client import closing
 from qai_realtime_sync.client.lifecycle import ReconnectPolicy
-from qai_realtime_sync.errors import ConnectionClosedError, ForkedClientError, NotConnectedError, RealtimeError
+from qai_realtime_sync.errors import ConfigError, ConnectionClosedError, ForkedClientError, NotConnectedError, RealtimeError
 from qai_realtime_sync.events import Closed, Event
 from tests.servers import Service, Talk, deaf, ready, refuse, service
 
@@ -151,6 +152,55 @@ def test_a_close_frame_carries_code_and_reason() -> None:
         client.close(4000, "ø" * 100)
         assert talk.over.wait(5.0)
         assert talk.closed_with == (4000, "ø" * 61)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "words"),
+    [
+        (1000, None, "the reason of a close must be text, not NoneType"),
+        (1000, b"bye", "the reason of a close must be text, not bytes"),
+        ("1000", "", "a close code is a whole number like 1000, not '1000'"),
+        (None, "", "a close code is a whole number like 1000, not None"),
+        (1000.0, "", "a close code is a whole number like 1000, not 1000.0"),
+        (True, "", "a close code is a whole number like 1000, not True"),
+        (1006, "", "1006 is not a close code that may be sent"),
+    ],
+)
+def test_a_goodbye_that_cannot_be_said_is_refused_and_ends_nothing(code: Any, reason: Any, words: str) -> None:
+    """The conversation goes on, and the next close is an orderly one."""
+    with service() as peer:
+        client = peer.client()
+        ends = counting(client)
+        client.connect()
+        talk = peer.talk()
+        with pytest.raises(ConfigError, match=words):
+            client.close(code, reason)
+        assert client.state == "open"
+        talk.fence(client)
+        client.close()
+        closed = client.wait(2.0)
+        assert (closed.by, closed.meaning, closed.clean) == ("client", "normal", True)
+        is_over(client, ends)
+
+
+@pytest.mark.parametrize("timeout", [1e10, 1e300, 10**12])
+def test_a_close_may_be_given_longer_than_a_lock_can_count(timeout: float) -> None:
+    """It waits for a handler that takes its time, and returns when that is over."""
+    with service() as peer:
+        client = peer.client()
+        ends = counting(client)
+        stuck, leave = threading.Event(), threading.Event()
+        client.on("unknown", lambda event: (stuck.set(), leave.wait(8.0)))
+        client.connect()
+        peer.talk().say("one")
+        assert stuck.wait(5.0)
+        late = threading.Timer(0.2, leave.set)
+        late.start()
+        client.close(timeout=timeout)
+        assert leave.is_set()
+        late.join(8.0)
+        assert client.wait(2.0).by == "client"
+        is_over(client, ends)
 
 
 @pytest.mark.parametrize("how", ["close", "abort"])
@@ -452,6 +502,29 @@ def test_many_clients_come_and_go_without_a_trace() -> None:
         assert threading.active_count() <= threads + 1
 
 
+def test_closing_all_takes_no_longer_for_many_that_hang() -> None:
+    """Thirty handlers that do not return use up one moment together, not one each."""
+    with service() as peer:
+        leave, stuck = threading.Event(), threading.Semaphore(0)
+        clients = [peer.client() for _ in range(30)]
+        try:
+            for client in clients:
+                client.on("unknown", lambda event: (stuck.release(), leave.wait(30.0)))
+                client.connect()
+                peer.talk().say("one")
+            for _ in clients:
+                assert stuck.acquire(timeout=8.0)
+            with within(2.5):  # two seconds, and something for a busy machine; three more if each had its own moment
+                closing.close_all()
+        finally:
+            leave.set()
+        for client in clients:
+            client.wait(8.0)
+            for thread in threads_of(client):
+                thread.join(8.0)
+                assert not thread.is_alive()
+
+
 # -- the process -----------------------------------------------------------------------------------------------------------------
 
 OPEN = """
@@ -613,7 +686,5 @@ def _in_the_child(client: RealtimeClient, peer: Service) -> int:
     peer.clients.clear()
     del client
     gc.collect()
-    from qai_realtime_sync.client import closing
-
     closing.close_all()
     return 0

@@ -298,6 +298,49 @@ def test_what_cannot_be_changed_is_refused_at_once() -> None:
             client.mutate_context(instructions="x")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"timeout": None}, "timeout must be a number of seconds above 0, not None$"),
+        ({"timeout": "5"}, "timeout must be a number of seconds above 0, not '5'$"),
+        ({"timeout": 0}, "timeout must be a number of seconds above 0, not 0$"),
+        ({"timeout": float("inf")}, "timeout must be a number of seconds above 0, not inf$"),
+        ({"bridge": 5}, "bridge must be text, not int"),
+        ({"extra": [1]}, "extra must be a dict of session fields, not list"),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_changes_nothing_and_keeps_no_later_change_waiting(wrong: dict[str, Any], words: str) -> None:
+    """Nothing is sent for it, the configuration is what it was, and the next change is tried at once."""
+    with service() as peer, peer.client(OLD) as client:
+        talk, told = peer.talk(), steps(client)
+        talk.expect("session.update")
+        with pytest.raises(ConfigError, match=words):
+            client.mutate_context(instructions="wrong", **wrong)
+        assert client.config.instructions == "old"
+        mutation = client.mutate_context(instructions="new")
+        assert confirm(talk)["session"]["instructions"] == "new"
+        assert mutation.wait(1e10).outcome == "applied"
+        client.wait_for(ContextMutated, 8.0)
+        assert told == ["applied"]
+        with pytest.raises(ConfigError, match="timeout must be"):
+            mutation.wait("5")  # type: ignore[arg-type]
+
+
+def test_a_change_may_be_waited_for_longer_than_a_lock_can_count() -> None:
+    """The wait ends when the change does."""
+    with service() as peer, peer.client(OLD) as client:
+        talk = peer.talk()
+        talk.expect("session.update")
+        mutation = client.mutate_context(instructions="new", timeout=1e10)
+        late = threading.Timer(0.1, lambda: talk.say("session.updated", session={"id": "sess_1"}))
+        late.start()
+        try:
+            assert mutation.wait(1e10).outcome == "applied"
+        finally:
+            late.join(8.0)
+
+
 def test_a_change_during_a_backoff_is_queued_and_tried_on_the_new_connection() -> None:
     """It is told that it waits, and nobody has to speak for it to be tried."""
     with service() as peer:

@@ -192,6 +192,40 @@ def test_a_slow_tool_is_answered_for_at_its_time_limit() -> None:
             assert len(talk.outputs()) == 1
 
 
+def test_a_tool_that_hangs_leaves_the_tools_after_it_alone() -> None:
+    """Even with one thread: the one that hangs is answered for at its time limit, and the next call runs."""
+    with service() as peer:
+        client = peer.client(tool_threads=1)
+        gate = threading.Event()
+
+        def hangs() -> str:
+            """Hang."""
+            gate.wait(30.0)
+            return "late"
+
+        client.tool(hangs, timeout=0.2)
+
+        @client.tool
+        def quick() -> str:
+            """Be quick."""
+            return "fine"
+
+        with client:
+            talk = peer.talk()
+            talk.created("r1")
+            talk.call("r1", "c1", "hangs")
+            talk.call("r1", "c2", "quick")
+            talk.done("r1")
+            talk.expect("response.create")
+            assert "hangs did not answer within 0.2 s" in talk.outputs()["c1"]
+            assert talk.outputs()["c2"] == "fine"
+            gate.set()
+            for thread in client._call.pool.threads:
+                if thread.name == "qai-tool-0":
+                    thread.join(10.0)
+                    assert not thread.is_alive()
+
+
 def test_a_cancelled_answer_is_not_followed() -> None:
     """Its running tool's result is sent, because the call stands in the conversation; nothing is asked for."""
     with service() as peer:

@@ -311,6 +311,101 @@ def test_a_handle_that_the_service_does_not_know_any_more_is_given_up() -> None:
         assert [v["item"]["content"][0]["text"] for v in last.received if v["type"] == "conversation.item.create"] == ["hello"]
 
 
+def by_handles(talk: Talk) -> None:
+    """Open as Gemini does."""
+    talk.peer.upgrade()
+    talk.next_frame()
+    talk.raw(frame(1, b'{"setupComplete": {}}'))
+
+
+def refused_handle(talk: Talk) -> None:
+    """Say of a handle what Gemini says of one that is too old."""
+    talk.peer.upgrade()
+    talk.next_frame()
+    talk.close(1008, "BidiGenerateContent session not found")
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["known", "refused"])
+def test_a_handle_stays_good_while_the_service_gives_no_newer_one(refused: bool) -> None:
+    """Between two handles Gemini says that it cannot be resumed at this point: the newest one is used, until it is refused."""
+    openings = [by_handles, refused_handle, by_handles] if refused else [by_handles]
+    with service(*openings) as peer:
+        address = peer.base_url.replace("http", "ws") + "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent"
+        client = RealtimeClient.direct(address, "key", RealtimeConfig(resumption=True), dialect="gemini", reconnect=QUICK)
+        peer.clients.append(client)
+        told: list[Any] = []
+        client.on(Reconnected, told.append)
+        client.connect()
+        talk = peer.talk()
+        for update in ({"newHandle": "h1", "resumable": True}, {"resumable": False}):
+            talk.raw(frame(1, json.dumps({"sessionResumptionUpdate": update}).encode()))
+        client.wait_for("resumption_update", 5.0, where=lambda event: not event.resumable)
+        talk.drop()
+        talk = peer.talk()
+        client.wait_for(Reconnected, 5.0)
+        handles = [one.received[0]["setup"]["sessionResumption"].get("handle") for one in peer.all]
+        assert handles == ([None, "h1", None] if refused else [None, "h1"])
+        assert [event.resumed for event in told] == [not refused]
+
+
+def test_what_was_written_into_a_dead_connection_is_said_once() -> None:
+    """It stands in the history that the new service is given, and does not go out a second time behind it; its answer is asked for."""
+    with service() as peer, peer.client(without_resumption(), reconnect=QUICK) as client:
+        talk, held, go_on = peer.talk(), threading.Event(), threading.Event()
+
+        def holds(event: Event) -> None:
+            held.set()
+            go_on.wait(5.0)
+
+        client.on("unknown", holds)
+        talk.say("hold.the.reader")
+        assert held.wait(5.0)
+        connection = client._call.connection
+        assert connection is not None
+        connection.abort()  # the reader learns of it when its handler returns
+        client.send_text("Book the flight.")
+        go_on.set()
+        client.wait_for(Reconnected, 5.0)
+        second = peer.talk()
+        second.expect("response.create")
+        items = [v["item"]["content"][0]["text"] for v in second.received if v["type"] == "conversation.item.create"]
+        assert items == ["Book the flight."]
+
+
+def test_a_key_that_comes_back_in_a_close_reason_is_told_nobody() -> None:
+    """Whatever the service puts into its goodbye, Closed and the errors after it say it without the credentials that it was given."""
+    with service() as peer, peer.client(reconnect=False) as client:
+        peer.talk().close(1008, "no such key: qai_test, sorry")
+        closed = client.wait(5.0)
+        assert closed.reason == "no such key: <redacted>, sorry"
+        assert "qai_test" not in repr(closed)
+
+
+def test_an_interrupted_write_is_noticed_at_once() -> None:
+    """Nobody knows how much of the frame is out, so the connection is given up there and then, and the next one is made."""
+    with service() as peer, peer.client(without_resumption(), reconnect=QUICK, ping_interval=None) as client:
+        peer.talk()
+        connection = client._call.connection
+        assert connection is not None
+        stream, write = connection._stream, connection._stream.write
+
+        class Interrupted:
+            """The stream, whose next write a signal interrupts."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(stream, name)
+
+            def write(self, data: bytes) -> int:
+                connection._stream = stream
+                write(data[:5])
+                raise KeyboardInterrupt
+
+        connection._stream = Interrupted()  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            client.send_text("Half of")
+        client.wait_for(Reconnected, 5.0)
+
+
 def test_history_is_given_to_a_service_that_kept_nothing() -> None:
     """Before anything that was held: what both sides said, as context, without asking for an answer."""
     with service() as peer, peer.client(without_resumption(), reconnect=QUICK) as client:

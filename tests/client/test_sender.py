@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 
@@ -69,6 +70,20 @@ def test_a_cancelled_timer_does_not_run() -> None:
     assert over.wait(5.0)
     end(sender)
     assert done == []
+
+
+@pytest.mark.parametrize("seconds", [1e12, 1e300, math.inf])
+def test_a_timer_for_never_keeps_nothing_from_its_work(seconds: float) -> None:
+    """A time that no lock can wait for is waited for as long as one can: what is due before it runs, and the thread ends when told to."""
+    sender, _ = running()
+    never: list[int] = []
+    sender.after(seconds, lambda: never.append(1))
+    for _ in range(20):  # it falls asleep in between
+        done = threading.Event()
+        sender.after(0.001, done.set)
+        assert done.wait(10.0)
+    end(sender)
+    assert never == []
 
 
 def test_a_timer_that_fails_is_logged_and_the_next_one_runs(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qai_realtime_sync import RealtimeClient, RealtimeConfig
-from qai_realtime_sync.commands import CancelResponse, CreateResponse, SendAudio, SendFunctionResult, SendText, TruncateItem
+from qai_realtime_sync.commands import CancelResponse, CreateResponse, SendAudio, SendFunctionResult, SendImage, SendText, TruncateItem
 from qai_realtime_sync.errors import (
     ApiError,
     ConfigError,
@@ -232,6 +232,19 @@ def test_only_the_newest_commands_are_remembered() -> None:
         assert len(client._call.posting._commands) == 256
 
 
+def test_pictures_that_were_sent_do_not_stay_in_memory() -> None:
+    """Of the commands that an error may still name only the newest pictures are kept, the older ones without their bytes."""
+    with service() as peer, RealtimeClient.direct(peer.base_url.replace("http", "ws") + "/v1/realtime", "key", dialect="openai") as client:
+        talk = peer.talk()
+        ids = [client.send_image(bytes(100_000), "image/png", text=f"{number}", respond=False) for number in range(10)]
+        for event_id in (ids[0], ids[-1]):
+            talk.error("x", event_id)
+        first, last = (client.wait_for("error", 5.0).command for _ in ids[:2])
+        assert isinstance(first, SendImage)
+        assert isinstance(last, SendImage)
+        assert (first.text, len(first.image), last.text, len(last.image)) == ("0", 0, "9", 100_000)
+
+
 # -- ask -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -326,6 +339,21 @@ def test_ask_takes_written_answers_and_several_items() -> None:
     with service() as peer:
         (found,) = asking(answer, peer, peer.client(), "What?")
         assert (found.text, found.status) == ("One. Two.", "incomplete")
+
+
+def test_ask_joins_the_pieces_of_an_answer_that_has_no_items() -> None:
+    """Some services tell an answer's words in several finished pieces, before and after a tool, without ids: none is lost."""
+
+    def answer(talk: Talk, number: int) -> None:
+        talk.created("r1")
+        for text in ("Let me look.", "It rains."):
+            talk.say("response.output_audio_transcript.done", response_id="r1", item_id="", transcript=text, content_index=0)
+        talk.say("response.output_text.done", response_id="r1", item_id="", text="Let me look. It rains.", content_index=0)
+        talk.done("r1")
+
+    with service() as peer:
+        (found,) = asking(answer, peer, peer.client(), "Rain?")
+        assert found.text == "Let me look. It rains."
 
 
 def test_ask_does_not_take_the_answer_that_runs_already() -> None:

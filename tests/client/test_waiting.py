@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from qai_realtime_sync.client.waiting import EventStream, Waiting, in_slices
-from qai_realtime_sync.errors import ConnectionClosedError, NotConnectedError, RealtimeTimeoutError
+from qai_realtime_sync.client.waiting import EventStream, Waiting, check_timeout, in_slices
+from qai_realtime_sync.errors import ConfigError, ConnectionClosedError, NotConnectedError, RealtimeTimeoutError
 from qai_realtime_sync.events import AudioDelta, Closed, Event, Ping, ResponseDone, SpeechStarted
 
 
@@ -41,6 +41,24 @@ class Other:
         self._thread.join(5.0)
         assert not self._thread.is_alive()
         return self.result
+
+
+@pytest.mark.parametrize("timeout", [-0.1, float("inf"), float("nan"), 10**400, "3", True, [1]], ids=lambda value: repr(value)[:20])
+def test_what_is_no_time_to_wait_is_refused(timeout: Any) -> None:
+    """Also an integer that no float holds; the message says what None does."""
+    with pytest.raises(ConfigError, match="timeout must be a number of seconds, 0 or more, not .*; None sets no limit$"):
+        check_timeout(timeout)
+
+
+def test_none_is_refused_where_it_means_nothing() -> None:
+    """Elsewhere it is no limit, or what the caller says; zero is one look, or none at all."""
+    check_timeout(None)
+    check_timeout(0)
+    check_timeout(1e300)
+    with pytest.raises(ConfigError, match="timeout must be a number of seconds above 0, not None$"):
+        check_timeout(None, zero=False, none="")
+    with pytest.raises(ConfigError, match="above 0, not 0; None takes the usual one$"):
+        check_timeout(0, zero=False, none="takes the usual one")
 
 
 def test_what_came_since_the_mark_is_found_and_what_came_before_is_not() -> None:
@@ -246,6 +264,18 @@ def test_an_iteration_that_the_program_has_left_costs_nothing() -> None:
     assert [reference() for reference in waiting._streams] == [kept]
     assert kept.next(0) == number(1)
     assert waiting.dropped == 0
+
+
+def test_what_a_stream_has_lost_counts_also_when_it_is_gone() -> None:
+    """The metrics do not forget a loss because the program has left the iteration."""
+    waiting = Waiting()
+    stream = waiting.stream(2)
+    for n in range(5):
+        waiting.offer(number(n))
+    assert (stream.dropped, waiting.dropped) == (3, 3)
+    del stream
+    gc.collect()
+    assert waiting.dropped == 3
 
 
 def test_many_threads_wait_while_many_events_come() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
+
+import pytest
 
 from qai_realtime_sync.client.wakeup import Bell, Latch
 
@@ -51,6 +54,19 @@ def test_a_latch_may_be_set_by_many() -> None:
             thread.join(20.0)
         assert not failed
         assert latch.wait(0)
+
+
+@pytest.mark.parametrize("timeout", [1e10, 1e300, math.inf, 10**12])
+@pytest.mark.parametrize("kind", [Latch, Bell])
+def test_more_seconds_than_a_lock_can_count_are_waited_for_all_the_same(kind: type[Latch | Bell], timeout: float) -> None:
+    """A thread that waits so long is woken like any other."""
+    waited_for = kind()
+    timer = threading.Timer(0.05, waited_for.set if isinstance(waited_for, Latch) else waited_for.ring)
+    timer.start()
+    try:
+        assert waited_for.wait(timeout)
+    finally:
+        timer.join(20.0)
 
 
 def test_a_ring_that_nobody_waits_for_is_kept_once() -> None:

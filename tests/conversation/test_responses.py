@@ -377,3 +377,47 @@ def test_only_the_newest_answered_requests_are_remembered() -> None:
         responses.told(done(f"r{number}"))
     assert responses.told(busy("e3")) == []
     assert responses.told(busy("e4")) == [CreateResponse()]
+
+
+def test_pending_are_the_requests_without_an_answer_the_oldest_first() -> None:
+    """By the ids of their first tries; what was answered, and what runs beside the conversation, is not among them."""
+    responses, first = asked("e1")
+    responses.request(ask("e2"))
+    responses.request(ask("e3", out_of_band=True))
+    assert responses.pending == ["e1", "e2"]
+    responses.told(created("r1"))
+    assert responses.pending == ["e2"]
+    sent(responses, responses.told(done("r1")), "e2_again")
+    assert responses.pending == ["e2"]
+    responses.told(created("r2"))
+    assert responses.pending == []
+    assert first.event_id == "e1"
+
+
+@pytest.mark.parametrize("end", ["overdue", "created", "failed"])
+def test_requests_that_were_given_up_are_not_remembered_for_ever(end: str) -> None:
+    """However they end."""
+    responses = Responses()
+    for number in range(1000):
+        request = sent(responses, responses.request(ask(f"e{number}")))
+        assert responses.abandon(request.event_id) == []
+        if end == "overdue":
+            responses.overdue(request)
+        elif end == "created":
+            assert responses.told(created(f"r{number}")) == [CancelResponse(response_id=f"r{number}")]
+            responses.told(done(f"r{number}"))
+        else:
+            responses.told(error("no", request.event_id))
+        assert not responses.is_busy
+    assert len(responses._abandoned) <= (0 if end == "overdue" else 64)
+
+
+@pytest.mark.parametrize("caused_by", ["e1", ""])
+def test_a_request_that_was_given_up_is_not_asked_again_when_the_answer_was_anothers(caused_by: str) -> None:
+    """The answer that was taken for its answer was stopped, and the error that tells the truth does not bring the request back."""
+    responses, _ = asked("e1")
+    responses.abandon("e1")
+    assert responses.told(created("r1")) == [CancelResponse(response_id="r1")]
+    assert responses.told(busy(caused_by)) == []
+    assert responses.told(done("r1")) == []
+    assert not responses.is_busy

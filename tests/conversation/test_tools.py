@@ -12,7 +12,8 @@ import pytest
 
 from qai_realtime_sync.commands import Command, CreateResponse, SendFunctionResult
 from qai_realtime_sync.config import Tool
-from qai_realtime_sync.conversation.tools import ToolCalls, ToolPool, error_output
+from qai_realtime_sync.conversation.tool_pool import ToolPool, error_output
+from qai_realtime_sync.conversation.tools import ToolCalls
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.events import Event, FunctionCall, FunctionCallCancelled, Item, OutputItemDone, ResponseDone, SpeechStarted
 
@@ -267,6 +268,32 @@ def test_after_a_loss_results_are_dropped() -> None:
     assert book.give("c1") == []
     assert not book.calls.is_busy
     assert book.tell(done()) == []
+
+
+def test_an_answer_that_was_given_up_before_its_calls_came_is_not_followed() -> None:
+    """It calls a function before its cancel arrives: the result goes out, and no further answer is asked for."""
+    book = Book()
+    book.calls.abandon("r1")
+    book.tell(call("c1"), complete("c1"), done())
+    assert not book.calls.goes_on("r1")
+    assert book.give("c1") == [result_of("c1")]
+    book.tell(call("c2", response="r2"), complete("c2"), done("r2"))
+    assert book.calls.goes_on("r2")
+    assert book.give("c2")[1:] == [book.calls.follow_up("r2")]
+    book.tell(call("c3", response="r3"), complete("c3"), done("r3"))
+    book.calls.abandon("r3")
+    assert book.give("c3") == [result_of("c3")]
+    assert not book.calls.goes_on("r3")
+
+
+def test_only_the_newest_answers_that_were_given_up_are_remembered() -> None:
+    """Most of them never call anything."""
+    book = Book()
+    for number in range(1000):
+        book.calls.abandon(f"r{number}")
+    assert len(book.calls._given_up) == 64
+    book.calls.reset()
+    assert len(book.calls._given_up) == 0
 
 
 def test_a_name_is_taken_once() -> None:
@@ -541,8 +568,10 @@ def test_a_tool_that_is_too_slow_is_answered_for(pool: Pool) -> None:
     started, leave = threading.Event(), threading.Event()
     pool.run("a", lambda: (started.set(), leave.wait(5.0))[1], timeout=0.5)
     assert started.wait(5.0)
-    assert pool.timers[0].seconds == 0.5
-    pool.timers[0].action()
+    waiting, running = pool.timers
+    assert waiting.cancelled
+    assert running.seconds == 0.5
+    running.action()
     assert pool.answers == [("a", error_output("tool did not answer within 0.5 s"), True)]
     leave.set()
     assert pool.wait(2)[1] == ("a", "true", False)
@@ -573,6 +602,138 @@ def test_a_call_that_nobody_waits_for_any_more_is_not_run(pool: Pool) -> None:
     pool.run("b", lambda: "ok")
     assert [a[0] for a in pool.wait(1)] == ["b"]
     assert not ran.is_set()
+
+
+class Hangs:
+    """A tool that does not return until it is let go."""
+
+    def __init__(self) -> None:
+        self.runs = threading.Semaphore(0)
+        self.leave = threading.Event()
+
+    def __call__(self) -> str:
+        self.runs.release()
+        self.leave.wait(30.0)
+        return "late"
+
+    def run_in(self, pool: Pool, call_id: str) -> Timer:
+        """Run it, wait until it does, and return the timer of its time limit."""
+        before = len(pool.timers)
+        pool.run(call_id, self)
+        assert self.runs.acquire(timeout=10.0)
+        return pool.timers[before + 1]
+
+
+def test_a_tool_that_hangs_does_not_stop_the_tools_after_it() -> None:
+    """When its time is up another thread takes over, also for what waits already; when it returns there is one thread too many."""
+    pool, hangs = Pool(size=1), Hangs()
+    limit = hangs.run_in(pool, "a")
+    pool.run("b", lambda: "fine")
+    assert pool.answers == []
+    limit.action()
+    assert pool.wait(2) == [("a", error_output("tool did not answer within 30 s"), True), ("b", "fine", False)]
+    lost, other = pool.pool.threads
+    assert [lost.name, other.name] == ["qai-tool-0", "qai-tool-1"]
+    hangs.leave.set()
+    lost.join(10.0)
+    assert not lost.is_alive()
+    pool.run("c", lambda: "again")
+    assert pool.wait(4)[-1] == ("c", "again", False)
+    assert pool.pool.threads == [lost, other]
+    pool.end()
+
+
+def test_where_no_other_thread_may_be_started_the_calls_are_answered_all_the_same() -> None:
+    """Sixteen threads are replaced; then a call that waits is answered by an error at its time limit, and its tool not run."""
+    pool, hangs, ran = Pool(size=1), Hangs(), threading.Event()
+    for number in range(17):
+        hangs.run_in(pool, f"h{number}").action()
+    pool.run("b", ran.set)
+    pool.timers[-1].action()
+    ((call_id, output, is_error),) = pool.answers[17:]
+    assert (call_id, is_error) == ("b", True)
+    assert "tool was not run: the tools before it do not return, and no thread was free within 30 s" in output
+    assert len(pool.pool.threads) == 17
+    hangs.leave.set()
+    pool.wait(17 + 1 + 17)
+    pool.run("c", lambda: "again")
+    assert pool.wait(36)[-1] == ("c", "again", False)
+    assert not ran.is_set()
+    pool.end()
+
+
+def test_a_call_waits_for_tools_that_are_within_their_time() -> None:
+    """Its own time limit does not end the wait for a thread that will come free."""
+    pool, hangs = Pool(size=1), Hangs()
+    hangs.run_in(pool, "a")
+    pool.run("b", lambda: "fine", timeout=0.5)
+    pool.timers[-1].action()
+    assert pool.answers == []
+    assert pool.timers[-1].seconds == 0.5
+    hangs.leave.set()
+    assert pool.wait(2) == [("a", "late", False), ("b", "fine", False)]
+    pool.end()
+    assert all(timer.cancelled for timer in pool.timers if timer.seconds == 30.0)
+    assert pool.timers[-1].cancelled
+    count = len(pool.timers)
+    for timer in pool.timers:
+        timer.action()  # as if they had run out at the last moment
+    assert len(pool.timers) == count
+
+
+def test_whatever_a_tool_or_its_annotations_raise_is_an_error_result_and_the_thread_lives() -> None:
+    """Annotations that cannot be read, an exception without a text, a log that fails: each call is answered, by one and the same thread."""
+
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise LookupError("no words")
+
+    def unreadable(x: str) -> str:
+        return x
+
+    def unspeakable() -> None:
+        raise Unspeakable
+
+    unreadable.__annotations__["x"] = "threading.Missing"
+    pool = Pool(size=1)
+    pool.run("a", unreadable, '{"x": "1"}')
+    pool.run("b", unspeakable)
+    assert [(call_id, is_error) for call_id, _, is_error in pool.wait(2)] == [("a", True), ("b", True)]
+    assert "ConfigError: the annotations of unreadable cannot be read: module 'threading' has no attribute 'Missing'" in pool.answers[0][1]
+    assert "Unspeakable" in pool.answers[1][1]
+    assert [type(error) for _, error in pool.failures] == [ConfigError, Unspeakable]
+    pool.failures = None  # type: ignore[assignment]  # telling of a failure fails too
+    pool.run("c", unspeakable)
+    pool.run("d", lambda: "fine")
+    assert [answer[0] for answer in pool.wait(4)] == ["a", "b", "c", "d"]
+    assert len(pool.pool.threads) == 1
+    pool.end()
+
+
+def test_a_thread_that_cannot_be_started_is_an_error_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process may have no more threads: the call is answered at once, unless another thread will come for it."""
+    start, refused = threading.Thread.start, True
+
+    def limited(thread: threading.Thread) -> None:
+        if refused:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    pool, hangs = Pool(size=2), Hangs()
+    pool.run("a", lambda: "never")
+    assert pool.answers == [("a", error_output("tool could not be run: can't start new thread"), True)]
+    assert isinstance(pool.failures[0][1], RuntimeError)
+    refused = False
+    limit = hangs.run_in(pool, "b")
+    refused = True
+    pool.run("c", lambda: "fine")
+    assert len(pool.answers) == 1
+    limit.action()
+    assert pool.answers[1:] == [("b", error_output("tool did not answer within 30 s"), True)]
+    hangs.leave.set()
+    assert [answer[0] for answer in pool.wait(4)] == ["a", "b", "b", "c"]
+    pool.end()
 
 
 def test_after_stop_nothing_is_run(pool: Pool) -> None:
