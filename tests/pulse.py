@@ -200,6 +200,15 @@ class Capture:
             self.wait_for(self.seconds + 0.1, max(0.1, deadline - time.monotonic()))
         return heard[0]
 
+    def hears(self, seconds: float, within: float) -> bool:
+        """Whether so many seconds are not silent before ``within`` seconds have passed."""
+        deadline = time.monotonic() + within
+        while len(self.loud()) < seconds * 100:
+            if time.monotonic() >= deadline:
+                return False
+            self.wait_for(self.seconds + 0.1)
+        return True
+
     def wait_for_silence(self, seconds: float, within: float = 60.0) -> float:
         """Wait until so many seconds in a row are silent; return when the silence began."""
         deadline = time.monotonic() + within

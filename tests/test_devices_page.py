@@ -58,8 +58,10 @@ def test_talking(address: str, pulse: PulseServer, tmp_path: pathlib.Path) -> No
         program.start()
         try:
             pulse.wait_for_listener()
-            pulse.say(syllables(1.0))
-            capture.wait_for_sound(0.5)
+            for _ in range(3):  # on a busy machine the sound server loses pieces: whoever gets no answer says it again
+                pulse.say(syllables(1.0))
+                if capture.hears(0.5, within=15.0):
+                    break
         finally:
             program.join(70)
     assert printed, "the block failed"

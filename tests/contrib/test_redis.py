@@ -21,6 +21,7 @@ from qai_realtime_sync import (
     CreateResponse,
     ForkedClientError,
     NotConnectedError,
+    RawEvent,
     RealtimeClient,
     RealtimeTimeoutError,
     SendContext,
@@ -95,6 +96,28 @@ def shared(server: RedisServer, gateway: Service, conversations: Conversations) 
 
 
 # -- watching ------------------------------------------------------------------------------------------------------------------
+
+
+def test_closing_ends_who_still_watches(shared: Shared, server: RedisServer) -> None:
+    """A watcher in another thread is told by a typed error that its connections were closed, and nothing can be asked afterwards."""
+    closing = Conversations(server.url)
+    remote, began, ended = closing.get(shared.owner.conversation_id), threading.Event(), []
+
+    def watches() -> None:
+        try:
+            for _ in remote.events():
+                began.set()
+        except Exception as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=watches)
+    thread.start()
+    assert began.wait(WAIT)
+    closing.close()
+    thread.join(WAIT)
+    assert [(type(error), getattr(error, "code", error)) for error in ended] == [(ConnectError, "redis_closed")]
+    with pytest.raises(ConnectError, match="closed"):
+        closing.list()
 
 
 def test_a_watcher_is_told_what_the_handlers_are_told(shared: Shared) -> None:
@@ -782,3 +805,12 @@ def test_direct_use_of_a_client_is_not_needed(server: RedisServer) -> None:
         assert (refused.state, type(refused.error)) == ("refused", NotConnectedError)
         assert conversations.get(owner.conversation_id).end().state == "done"
     assert client.state == "closed"
+
+
+def test_a_raw_event_arrives_whole(shared: Shared) -> None:
+    """What a command's written form hides, the query of an address or all of a text, is what the service is sent."""
+    content = [{"type": "input_image", "image_url": "https://pictures.test/1.png?size=2"}]
+    event = {"type": "conversation.item.create", "item": {"type": "message", "role": "user", "content": content}}
+    for value in (event, json.dumps(event)):
+        shared.remote.send(RawEvent(value=value)).check()
+        assert shared.talk.expect("conversation.item.create")["item"]["content"] == content

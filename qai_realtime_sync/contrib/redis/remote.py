@@ -75,7 +75,7 @@ class Conversations:
         self._authorise = authorise
 
     def close(self) -> None:
-        """Close the connections that were made from an address."""
+        """Close the connections that were made from an address; who waits on one gets a `ConnectError` (code ``redis_closed``)."""
         self._store.close()
 
     def __enter__(self) -> Conversations:
@@ -271,6 +271,8 @@ def _spelled(command: Command | Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(given, (bytes, bytearray, memoryview)):
             value.pop(field.name, None)
             value[f"{field.name}_base64"] = b64encode(bytes(given)).decode()
+        elif field.name in value and field.name != "name" and isinstance(given, (str, list, Mapping)):
+            value[field.name] = given  # what the written form hides is to arrive
     return value
 
 

@@ -69,15 +69,33 @@ class Store:
             raise ConfigError(f"socket_timeout of the Redis client must be {2 * _BLOCK:g} s or more, not {timeout!r}")
         self._redis: Any = server
         self._scripts: dict[str, Any] = {}
+        self._is_closed = False
+
+    @contextlib.contextmanager
+    def _told_in_our_words(self) -> Iterator[None]:
+        """Raises: `ConnectError` (code ``redis_away``, ``redis_failed``, ``redis_closed``)."""
+        if self._is_closed:
+            raise ConnectError("the connections to Redis were closed", code="redis_closed")
+        try:
+            yield
+        except Exception as error:
+            if self._is_closed:  # by another thread, which pulls the socket away under a call that waits: that ends in many ways
+                raise ConnectError("the connections to Redis were closed while this one was in use", code="redis_closed") from error
+            if not isinstance(error, redis.RedisError):
+                raise
+            away = isinstance(error, (redis.ConnectionError, redis.TimeoutError))
+            what = "does not answer" if away else "cannot do what it is asked"
+            raise ConnectError(f"Redis {what}: {error}", code="redis_away" if away else "redis_failed") from error
 
     def close(self) -> None:
-        """Close the connections, if they are ours."""
+        """Close the connections, if they are ours; nothing more can be asked then."""
         if self._own:
+            self._is_closed = True
             self._redis.connection_pool.disconnect()  # close() leaves it to us in the older versions
 
     def run(self, script: str, keys: Iterable[str], *arguments: str | int | bytes) -> Any:
         """Run one of our scripts; text comes as text."""
-        with _told_in_our_words():
+        with self._told_in_our_words():
             prepared = self._scripts.get(script)
             if prepared is None:
                 prepared = self._scripts[script] = self._redis.register_script(script)
@@ -87,17 +105,17 @@ class Store:
 
     def enlist(self, conversation_id: str) -> None:
         """Enter a conversation into the registry of live ones."""
-        with _told_in_our_words():
+        with self._told_in_our_words():
             self._redis.sadd(LIVE, conversation_id)
 
     def strike(self, conversation_id: str) -> None:
         """Take a conversation out of the registry."""
-        with _told_in_our_words():
+        with self._told_in_our_words():
             self._redis.srem(LIVE, conversation_id)
 
     def live(self) -> list[str]:
         """The ids of the conversations that are registered."""
-        with _told_in_our_words():
+        with self._told_in_our_words():
             return sorted(_text(list(self._redis.smembers(LIVE))))
 
     def ownerless(self, ids: Iterable[str]) -> list[str]:
@@ -112,19 +130,19 @@ class Store:
         return [About.read(one, _text(fields)) for one, fields in zip(known, found) if fields]
 
     def _many(self, command: str, keys: Iterable[str]) -> list[Any]:
-        with _told_in_our_words(), self._redis.pipeline(transaction=False) as pipeline:
+        with self._told_in_our_words(), self._redis.pipeline(transaction=False) as pipeline:
             for key in keys:
                 getattr(pipeline, command)(key)
             return list(pipeline.execute())
 
     def exists(self, key: str) -> bool:
         """Whether there is such a key."""
-        with _told_in_our_words():
+        with self._told_in_our_words():
             return bool(self._redis.exists(key))
 
     def is_over(self, keys: Keys) -> bool | None:
         """Whether a conversation has ended; None if nothing is known of it."""
-        with _told_in_our_words(), self._redis.pipeline(transaction=False) as pipeline:
+        with self._told_in_our_words(), self._redis.pipeline(transaction=False) as pipeline:
             pipeline.hexists(keys.about, "ended")
             pipeline.exists(keys.about)
             pipeline.exists(keys.events)
@@ -133,31 +151,31 @@ class Store:
 
     def alone(self, key: str, seconds: float) -> bool:
         """True for one caller of all that ask within ``seconds``."""
-        with _told_in_our_words():
+        with self._told_in_our_words():
             return bool(self._redis.set(key, "1", nx=True, px=milliseconds(seconds)))
 
     # -- streams and answers -------------------------------------------------------------------------------------------------
 
     def read(self, stream: str, after: str, seconds: float, most: int = 200) -> list[tuple[str, Mapping[str, str]]]:
         """What a stream has behind an id, waiting ``seconds`` (a second at most) for it."""
-        with _told_in_our_words():
+        with self._told_in_our_words():
             block = max(1, milliseconds(min(_BLOCK, seconds)))
             return _entries(self._redis.xread({stream: after}, count=most, block=block))
 
     def last(self, stream: str) -> str:
         """The id of the newest entry, ``0-0`` if there is none."""
-        with _told_in_our_words():
+        with self._told_in_our_words():
             found = _text(self._redis.xrevrange(stream, count=1))
             return str(found[0][0]) if found else "0-0"
 
     def wake(self, stream: str) -> None:
         """Let who reads this stream look up."""
-        with _told_in_our_words():
+        with self._told_in_our_words():
             self._redis.xadd(stream, {"id": ""}, maxlen=1000, approximate=True)
 
     def answer(self, key: str, value: bytes, keep: int, stream: str, entry_id: str) -> None:
         """Leave the answer to an entry for whoever waits for it, or asks again, within ``keep`` ms; the entry goes."""
-        with _told_in_our_words(), self._redis.pipeline(transaction=False) as pipeline:
+        with self._told_in_our_words(), self._redis.pipeline(transaction=False) as pipeline:
             pipeline.lpush(key, value)
             pipeline.pexpire(key, keep)
             pipeline.xdel(stream, entry_id)
@@ -165,7 +183,7 @@ class Store:
 
     def await_answer(self, key: str) -> str | None:
         """Wait up to a second for an answer, and leave it there for who asks again."""
-        with _told_in_our_words():
+        with self._told_in_our_words():
             found = _text(self._redis.brpoplpush(key, key, timeout=1))
             return None if found is None else str(found)
 
@@ -183,16 +201,6 @@ def _no_retry() -> dict[str, Any]:
 
 
 _NO_RETRY: Final = _no_retry()
-
-
-@contextlib.contextmanager
-def _told_in_our_words() -> Iterator[None]:
-    try:
-        yield
-    except redis.RedisError as error:
-        away = isinstance(error, (redis.ConnectionError, redis.TimeoutError))
-        what = "does not answer" if away else "cannot do what it is asked"
-        raise ConnectError(f"Redis {what}: {error}", code="redis_away" if away else "redis_failed") from error
 
 
 def _text(value: Any) -> Any:
