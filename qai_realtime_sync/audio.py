@@ -257,7 +257,7 @@ def duration_ms(audio: Buffer | int, audio_format: AudioFormat) -> int:
 
 def silence(seconds: float, audio_format: AudioFormat) -> bytes:
     """Return ``seconds`` of silence in whole samples. Raises: `ConfigError` for a compressed encoding."""
-    return _SILENCE[audio_format.encoding] * (audio_format.sample_width * round(seconds * audio_format.sample_rate))
+    return audio_format.silent_byte * (audio_format.sample_width * round(seconds * audio_format.sample_rate))
 
 
 def rms(pcm: Buffer) -> float:

@@ -210,6 +210,12 @@ def test_silence(audio_format: AudioFormat, byte: int) -> None:
     assert audio.rms(pcm) <= 8
 
 
+def test_there_is_no_silence_of_a_compressed_sound() -> None:
+    """Opus has no bytes that mean silence, and that is what one is told."""
+    with pytest.raises(ConfigError, match="'opus' has no fixed sample width"):
+        audio.silence(1, AudioFormat("opus"))
+
+
 def test_loudness() -> None:
     """Silence is 0, a full-scale square wave is 1, a sine is its amplitude over the root of two."""
     assert audio.level(b"") == audio.rms(b"") == audio.level(bytes(100)) == 0

@@ -250,7 +250,7 @@ class FamilySpelling(Spelling):
                 )
             request.metadata = metadata
         if body.get("tools") is not None:
-            request.tools = tools_of(body["tools"], "response.tools")
+            request.tools = tools_of(body["tools"], "response.tools", ga=self.session.ga)
         request.tool_choice = body.get("tool_choice")
         for name in ("max_output_tokens", "max_response_output_tokens"):
             if body.get(name) is not None:

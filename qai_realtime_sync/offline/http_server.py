@@ -47,6 +47,14 @@ class _Handler(WSGIRequestHandler):
         if isinstance(self.request, TlsSocket):
             self.request.say_goodbye()
 
+    def connection_dropped(self, error: BaseException, environ: dict[str, Any] | None = None) -> None:
+        """Read no further request: what follows a WebSocket that is over is no HTTP."""
+        self.close_connection = True
+
+    def log(self, type: str, message: str, *args: Any) -> None:
+        """Log what is no HTTP as the package logs, not to the terminal of whoever runs the server."""
+        _log.debug(message, *args)
+
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         _log.debug("%s %s", getattr(self, "requestline", ""), code)
 

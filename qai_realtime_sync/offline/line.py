@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ try:
     import simple_websocket
     import wsproto.events
     import wsproto.utilities
+    from wsproto.connection import ConnectionState
 except ImportError as error:
     raise ConfigError(
         f"the local server needs werkzeug and simple-websocket ({error}); pip install 'qai-realtime-sync[serve]'",
@@ -28,6 +30,8 @@ _log = logging.getLogger(__name__)
 _MOST_QUEUED = 20_000  # frames; a client that reads nothing for so long is gone
 _LARGEST_MESSAGE = 24 * 1024 * 1024  # 15 MiB of audio as base64, and the JSON around it
 _CLOSE_GRACE = 1.0  # seconds for the other side to answer a close frame
+_LINGER = 2.0  # seconds for the other side to stop writing, when it was ended in the middle of a message
+_MOST_THROWN_AWAY = 64 * 1024 * 1024  # bytes of that message
 _GONE = (OSError, simple_websocket.ConnectionClosed, wsproto.utilities.LocalProtocolError)
 
 
@@ -78,6 +82,9 @@ class WholeSocket:
             self._inner.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
+        """Do nothing: simple-websocket has done its part, but the other side may not have read its close frame; see `Line.run`."""
+
+    def abort(self) -> None:
         """Wake whoever waits; the request's own thread closes the descriptor."""
         with contextlib.suppress(OSError):
             self._inner.shutdown(socket.SHUT_RDWR)
@@ -138,6 +145,9 @@ class Line:
         except (*_GONE, wsproto.utilities.RemoteProtocolError) as error:  # a broken connection, or frames that are none
             _log.debug("connection %s ended: %s", self.name, error)
         finally:
+            if self._ws.ws.state is ConnectionState.LOCAL_CLOSING:
+                self._throw_away()
+            self._socket.abort()
             with self._lock:
                 self._over = True
                 self._queue.clear()
@@ -187,28 +197,42 @@ class Line:
                     self._ws.send(frame)
             except _GONE as error:
                 _log.debug("connection %s is gone: %s", self.name, error)
-                self.abort()
+                self._lost()
             finally:
                 with self._lock:
                     self._writing = False
 
     def _close(self, code: int, reason: str) -> None:
-        self._give_grace()
+        self._give_grace(_CLOSE_GRACE)
         # Not with the library's close(), which ends the receiving loop at once: what the client has sent must be read, or the
         # reset that follows an unread byte takes our last frames with it.
         self._socket.send(self._ws.ws.send(wsproto.events.CloseConnection(code, reason)))
 
     def _break_off(self) -> None:
         """Hang up without a word; what was sent before is still read by the other side."""
-        self._give_grace()
+        self._give_grace(_CLOSE_GRACE)
         self._socket.finish()
 
-    def _give_grace(self) -> None:
+    def _throw_away(self) -> None:
+        """Read on after a close frame of ours: a socket that is closed with bytes unread is reset, and the frame lost with it."""
+        self._give_grace(_LINGER)
+        self._socket.finish()
+        deadline, left = time.monotonic() + _LINGER, _MOST_THROWN_AWAY
+        with contextlib.suppress(OSError):
+            while left > 0 and time.monotonic() < deadline:
+                data = self._socket.recv(65536)
+                if not data:
+                    return
+                left -= len(data)
+
+    def _give_grace(self, seconds: float) -> None:
         """Say nothing more, and end the connection soon if the other side does not."""
         with self._lock:
             self._over = True
             self._queue.clear()
-            self._grace = threading.Timer(_CLOSE_GRACE, self._socket.close)
+            if self._grace is not None:
+                return
+            self._grace = threading.Timer(seconds, self._socket.abort)
             self._grace.name = f"qai-offline-close-{self.name}"
             self._grace.daemon = True
             self._grace.start()
@@ -223,4 +247,13 @@ class Line:
         with self._lock:
             self._over = True
             self._queue.clear()
-        self._socket.close()
+        self._socket.abort()
+
+    def _lost(self) -> None:
+        """Nothing more can be written. A closing handshake that has begun ends by itself, and must not be cut off."""
+        if self._ws.ws.state is ConnectionState.OPEN:
+            self.abort()
+            return
+        with self._lock:
+            self._over = True
+            self._queue.clear()

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 from qai_realtime_sync.offline import facts
 from qai_realtime_sync.offline.conversation import Conversation
 from qai_realtime_sync.offline.family import FamilySpelling, now, place
-from qai_realtime_sync.offline.items import Item, RefusedError, Response, Usage
+from qai_realtime_sync.offline.items import Item, RefusedError, Request, Response, Usage
 from qai_realtime_sync.offline.journal import Journal
-from qai_realtime_sync.offline.session import WireSession
+from qai_realtime_sync.offline.parameters import RESPONSE, RESPONSE_WITH_BETA, refuse_unknown
+from qai_realtime_sync.offline.session import WireSession, one_modality
 from qai_realtime_sync.offline.spelling import Outlet, Terms
 
 __all__ = ["OpenAISpelling"]
@@ -34,6 +35,7 @@ class OpenAISpelling(FamilySpelling):
         super().__init__(outlet, journal, terms)
         self.session = WireSession(
             strict=True,
+            ga=not terms.gateway,  # what the gateway does with the beta's names is not known; its own clients send them
             rates=(24000,),
             model=terms.model or "gpt-realtime",
             instructions=_INSTRUCTIONS,
@@ -155,6 +157,12 @@ class OpenAISpelling(FamilySpelling):
                 "cannot_update_voice", "Cannot update a conversation's voice if assistant audio is present.", param="session.voice"
             )
         super()._session_update(frame)
+
+    def read_request(self, body: dict[str, Any]) -> Request:
+        """Return what a ``response.create`` asks for; an unknown field refuses all of it. Raises: RefusedError."""
+        refuse_unknown(body, RESPONSE if self.session.ga else RESPONSE_WITH_BETA, "response")
+        one_modality(body.get("output_modalities"), "response.output_modalities")
+        return super().read_request(body)
 
     # -- facts ---------------------------------------------------------------------------------------------------------------
 

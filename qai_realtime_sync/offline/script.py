@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qai_realtime_sync.offline.conversation import Conversation
     from qai_realtime_sync.offline.items import Response
 
-__all__ = ["Call", "Do", "Rule", "Say", "Script", "Situation", "Step", "filled"]
+__all__ = ["Call", "Do", "Rule", "Say", "Script", "Situation", "Step", "checked_call", "filled"]
 
 
 @attrs.frozen
@@ -73,13 +73,22 @@ class Rule:
     steps: list[Step] = attrs.field(factory=list)
 
     def say(self, *sentences: str) -> Rule:
-        """Say these sentences; ``{0}``, ``{1}``, ``{name}`` stand for the pattern's match and its groups."""
+        """Say these sentences; ``{0}``, ``{1}``, ``{name}`` stand for the pattern's match and its groups.
+
+        Raises: `ConfigError` for anything but text.
+        """
+        for one in sentences:
+            if not isinstance(one, str):
+                raise ConfigError(f"say() takes text, not {one!r}", code="invalid_script")
         self.steps.append(Say(" ".join(sentences)))
         return self
 
     def call_tool(self, name: str, args: Mapping[str, Any] | None = None) -> Rule:
-        """Call a tool; text arguments may hold the same placeholders as `say`."""
-        self.steps.append(Call(name, dict(args or {})))
+        """Call a tool; text arguments may hold the same placeholders as `say`.
+
+        Raises: `ConfigError` for a name that is no text, or arguments that are no JSON object.
+        """
+        self.steps.append(Call(name, checked_call(name, args)))
         return self
 
     def on_text(self, pattern: str) -> Rule:
@@ -111,7 +120,7 @@ class Script:
         """
         try:
             rule = Rule(re.compile(pattern, re.IGNORECASE), self)
-        except re.error as error:
+        except (re.error, TypeError, ValueError) as error:
             raise ConfigError(f"the pattern {pattern!r} is no regular expression: {error}", code="invalid_script") from error
         self._rules.append(rule)
         return rule
@@ -157,6 +166,23 @@ class Script:
                 if match:
                     return rule.filled(match)
         return otherwise(situation)
+
+
+def checked_call(name: object, arguments: object) -> dict[str, Any]:
+    """Return a copy of a tool's arguments, ``None`` for none. Raises: `ConfigError`."""
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"call_tool() needs the name of a tool, not {name!r}", code="invalid_script")
+    if arguments is not None and not (isinstance(arguments, Mapping) and all(isinstance(key, str) for key in arguments)):
+        raise ConfigError(
+            f"the arguments of a tool must be a dict of names and values, like {{'size': 'large'}}, not {arguments!r}",
+            code="invalid_script",
+        )
+    given = dict(arguments or {})
+    try:
+        json.dumps(given)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"the arguments of a tool must be JSON values: {error}", code="invalid_script") from error
+    return given
 
 
 def _filled_step(step: Step, match: re.Match[str]) -> Step:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import os
 import pathlib
 import selectors
 import socket
@@ -93,14 +95,18 @@ class RealtimeServer:
         mint_rate_limit: int | None = None,
         clock_speed: float = 1.0,
     ) -> None:
-        if dialect not in DIALECTS:
+        if not isinstance(dialect, str) or dialect not in DIALECTS:
             raise ConfigError(
                 f"there is no dialect {dialect!r} in the local server; use one of {', '.join(DIALECTS)}", code="invalid_dialect"
             )
-        if not pace > 0:
-            raise ConfigError(f"the pace must be more than 0, not {pace}", code="invalid_pace")
-        if not 0 < clock_speed < float("inf"):
-            raise ConfigError(f"the clock's speed must be a number above 0, not {clock_speed}", code="invalid_clock_speed")
+        if not _is_number(pace) or not pace > 0:
+            raise ConfigError(f"the pace must be a number above 0, not {pace!r}", code="invalid_pace")
+        if not _is_number(clock_speed) or not 0 < clock_speed < math.inf:
+            raise ConfigError(f"the clock's speed must be a number above 0, not {clock_speed!r}", code="invalid_clock_speed")
+        if not isinstance(host, str):
+            raise ConfigError(f"the host must be text, like '127.0.0.1', not {host!r}", code="invalid_host")
+        if key is not None and not isinstance(key, str):  # not shown: it may be one
+            raise ConfigError(f"the key must be text, or None for any, not {type(key).__name__}", code="invalid_api_key")
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
             raise ConfigError(f"the port must be a whole number from 1 to 65535, or 0 for any free one, not {port!r}", code="invalid_port")
         for name, limit in (("rate_limit", rate_limit), ("mint_rate_limit", mint_rate_limit)):
@@ -108,12 +114,15 @@ class RealtimeServer:
                 raise ConfigError(
                     f"the {name} must be a whole number above 0, not {limit!r}; leave it out for no limit", code="invalid_rate_limit"
                 )
-        if session_cap is not None and not session_cap > 0:
-            raise ConfigError(f"the session cap must be more than 0 seconds, not {session_cap}", code="invalid_session_cap")
+        if session_cap is not None and not (_is_number(session_cap) and 0 < session_cap <= threading.TIMEOUT_MAX):
+            raise ConfigError(
+                f"the session cap must be a number of seconds above 0, not {session_cap!r}; leave it out for none",
+                code="invalid_session_cap",
+            )
         self.dialect, self._pace, self._cap = dialect, pace, session_cap
         self._clock_speed = clock_speed
         self._host, self._port = host, port
-        self._script = script if isinstance(script, Script) else Script.load(script) if script is not None else Script()
+        self._script = _script_of(script)
         self._context, self.certificate = server_context(tls)
         self._light, self._voice = light, voice
         self._limit = RateLimit(rate_limit)
@@ -292,6 +301,7 @@ class RealtimeServer:
             rate_limits=self._limit.report,
             cap=self._cap,
             query=query,
+            gateway=path.startswith("/qai/"),
             keep=self._keep,
             recall=self._recall,
         )
@@ -365,6 +375,18 @@ class RealtimeServer:
             self._lines.pop(number, None)
         if spelling.resumable:
             self._keep(conversation.id, conversation)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _script_of(given: Script | str | pathlib.Path | None) -> Script:
+    if given is None or isinstance(given, Script):
+        return Script() if given is None else given
+    if not isinstance(given, (str, os.PathLike)):
+        raise ConfigError(f"the script must be a Script, or the path of a JSON file of rules, not {given!r}", code="invalid_script")
+    return Script.load(given)
 
 
 def _warm_up(voice: Voice) -> None:

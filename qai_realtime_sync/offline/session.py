@@ -9,6 +9,7 @@ import attrs
 
 from qai_realtime_sync.audio import AudioFormat
 from qai_realtime_sync.offline.items import Detection, RefusedError, Settings
+from qai_realtime_sync.offline.parameters import FUNCTION_TOOL, check_session, refuse_unknown
 
 __all__ = ["FAMILY_RATES", "WireSession", "audio_format"]
 
@@ -33,9 +34,11 @@ class WireSession:
     """The values of a session in one shape; ``extra`` is what this server echoes without using it.
 
     ``strict`` refuses unknown fields and honours the flat audio formats, as OpenAI does; without it they are ignored, as at xAI.
+    ``ga`` refuses the names of OpenAI's beta too, and what is unknown inside ``audio``.
     """
 
     strict: bool
+    ga: bool = False
     rates: tuple[int, ...] = FAMILY_RATES
     model: str = ""
     instructions: str = ""
@@ -59,7 +62,9 @@ class WireSession:
         """Return this session with a client's ``session`` object put over it. Raises: RefusedError; then nothing has changed."""
         if not isinstance(update, Mapping):
             raise RefusedError("invalid_type", "'session' must be an object.", param="session")
-        if self.strict:
+        if self.ga:
+            check_session(update)
+        elif self.strict:
             for name in update:
                 if name not in _KNOWN:
                     raise RefusedError("unknown_parameter", f"Unknown parameter: 'session.{name}'.", param=f"session.{name}")
@@ -182,21 +187,27 @@ def modalities_of(value: object, param: str) -> list[str]:
     return [str(one) for one in value]
 
 
+def one_modality(value: object, param: str) -> None:
+    """Raise RefusedError for sound and text at once, which OpenAI does not make any more."""
+    if isinstance(value, list) and len(value) > 1:
+        raise RefusedError(
+            "invalid_value", f"Invalid modalities: {value!r}. Supported combinations are: ['text'] and ['audio'].", param=param
+        )
+
+
 def _modalities(new: WireSession, value: object, param: str) -> None:
     if value is not None:
         new.modalities = modalities_of(value, param)
 
 
 def _output_modalities(new: WireSession, value: object, param: str) -> None:
-    if new.strict and isinstance(value, list) and len(value) > 1:
-        raise RefusedError(
-            "invalid_value", f"Invalid modalities: {value!r}. Supported combinations are: ['text'] and ['audio'].", param=param
-        )
+    if new.strict:
+        one_modality(value, param)
     _modalities(new, value, param)
 
 
-def tools_of(value: object, param: str) -> list[dict[str, Any]]:
-    """Return declared tools in the flat shape; the nested one that xAI echoes is read too. Raises: RefusedError."""
+def tools_of(value: object, param: str, *, ga: bool = False) -> list[dict[str, Any]]:
+    """Return declared tools in the flat shape; the nested one that xAI echoes is read too, but not with ``ga``. Raises: RefusedError."""
     if not isinstance(value, list):
         raise _wrong(param, "an array")
     tools = []
@@ -204,7 +215,9 @@ def tools_of(value: object, param: str) -> list[dict[str, Any]]:
         if not isinstance(tool, dict):
             raise _wrong(f"{param}[{at}]", "an object")
         nested = tool.get("function")
-        flat = {"type": "function", **nested} if isinstance(nested, dict) else tool
+        flat = {"type": "function", **nested} if isinstance(nested, dict) and not ga else tool
+        if ga and flat.get("type") == "function":
+            refuse_unknown(flat, FUNCTION_TOOL, f"{param}[{at}]")
         if flat.get("type", "function") == "function" and not (isinstance(flat.get("name"), str) and flat["name"]):
             raise RefusedError(
                 "missing_required_parameter", f"Missing required parameter: '{param}[{at}].name'.", param=f"{param}[{at}].name"
@@ -214,7 +227,7 @@ def tools_of(value: object, param: str) -> list[dict[str, Any]]:
 
 
 def _tools(new: WireSession, value: object, param: str) -> None:
-    new.tools = [] if value is None else tools_of(value, param)
+    new.tools = [] if value is None else tools_of(value, param, ga=new.ga)
 
 
 def _tool_choice(new: WireSession, value: object, param: str) -> None:
@@ -274,6 +287,8 @@ def _audio(new: WireSession, value: object, param: str) -> None:
             continue
         if not isinstance(part, dict):
             raise _wrong(f"{param}.{side}", "an object")
+        if new.ga and isinstance(part.get("format"), str):
+            raise _wrong(f"{param}.{side}.format", "an object")
         if isinstance(part.get("format"), (dict, str)):
             named = part["format"]
             written: dict[str, Any] = _FLAT_FORMATS.get(named, {"type": named}) if isinstance(named, str) else named

@@ -37,7 +37,8 @@ class Outlet(Protocol):
 class Terms:
     """What a spelling must know of its connection: its number, the model of the URL, when it must end, and what an earlier one left.
 
-    ``cap`` is its longest life in seconds, ``query`` the rest of the URL. ``keep`` and ``recall`` hold conversations under handles.
+    ``cap`` is its longest life in seconds, ``query`` the rest of the URL, ``gateway`` whether its path is the gateway's. ``keep`` and
+    ``recall`` hold conversations under handles.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Terms:
     rate_limits: Callable[[], list[dict[str, Any]]] = list
     cap: float | None = None
     query: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    gateway: bool = False
     keep: Callable[[str, Conversation], None] = lambda handle, conversation: None
     recall: Callable[[str], Conversation | None] = lambda handle: None
 

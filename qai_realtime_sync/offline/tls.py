@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import logging
+import os
 import pathlib
 import socket
 import ssl
@@ -23,10 +24,13 @@ _log = logging.getLogger(__name__)
 def server_context(tls: bool | tuple[str | pathlib.Path, str | pathlib.Path]) -> tuple[ssl.SSLContext | None, str]:
     """Return a context and, if it was made on the fly, the PEM text of the authority that signed it; ``None`` and ``""`` without TLS.
 
-    Raises: `ConfigError` if the files cannot be used, or trustme is not installed.
+    Raises: `ConfigError` for anything else, if the files cannot be used, or trustme is not installed.
     """
     if tls is False:
         return None, ""
+    pair = isinstance(tls, tuple) and len(tls) == 2 and all(isinstance(path, (str, os.PathLike)) for path in tls)
+    if tls is not True and not pair:
+        raise ConfigError(f"tls must be True, False, or the paths of a certificate and its key as a tuple, not {tls!r}", code="invalid_tls")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     if isinstance(tls, tuple):
         try:

@@ -11,12 +11,12 @@ import attrs
 
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.offline.items import Response
-from qai_realtime_sync.offline.script import Situation
+from qai_realtime_sync.offline.script import Situation, checked_call
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Action", "Expectation", "Run", "Trigger", "check_close", "pattern_of"]
+__all__ = ["Action", "Expectation", "Run", "Trigger", "check_close", "pattern_of", "raw_message"]
 
 Pattern: TypeAlias = "str | re.Pattern[str]"
 _LAST: Final = frozenset({"interrupt", "fail", "close", "drop"})
@@ -140,8 +140,7 @@ class Expectation:
         ``result``: what it must be, a pattern for text, or a JSON value. A tool that fails is reported, unless it ``may_fail``. Text among
         the arguments may hold the places of `say`.
         """
-        given = dict(arguments or {})
-        _check_json(given)
+        given = checked_call(name, arguments)
         return self._add(
             kind="call", label=f"call_tool({_quoted(name)})", text=name, arguments=given, result=result, may_fail=may_fail
         )
@@ -168,6 +167,9 @@ class Expectation:
 
     def fail(self, code: str = "server_error", message: str = "The server had an error while processing your request.") -> Self:
         """End the answer with an error instead."""
+        for one in (code, message):
+            if not isinstance(one, str):
+                raise ConfigError(f"fail() takes a code and a message as text, not {one!r}", code="invalid_script")
         return self._add(kind="fail", label=f"fail({_quoted(code)})", code=code, text=message)
 
     def rate_limit(self) -> Self:
@@ -186,8 +188,7 @@ class Expectation:
 
     def send(self, message: Mapping[str, Any] | str | bytes) -> Self:
         """Send this message as it is, a dict as JSON."""
-        raw = json.dumps(message) if isinstance(message, Mapping) else message
-        return self._add(kind="send", label=f"send({_quoted(str(message))})", code=raw)
+        return self._add(kind="send", label=f"send({_quoted(str(message))})", code=raw_message(message))
 
     def _add(self, **fields: Any) -> Self:
         last = next(reversed(self.actions), None)
@@ -212,6 +213,18 @@ class Expectation:
         return same
 
 
+def raw_message(message: object) -> str | bytes:
+    """Return a message as it goes out, a dict as JSON. Raises: `ConfigError`."""
+    if isinstance(message, (str, bytes)):
+        return message
+    if not isinstance(message, Mapping):
+        raise ConfigError(f"send() takes a dict, text or bytes, not {message!r}", code="invalid_script")
+    try:
+        return json.dumps(message)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"send() takes a dict of JSON values: {error}", code="invalid_script") from error
+
+
 def check_close(code: object, reason: object) -> None:
     """Raise `ConfigError` for what cannot stand in a close frame."""
     if isinstance(code, bool) or not isinstance(code, int) or not 1000 <= code <= 4999:
@@ -227,10 +240,3 @@ def _check_seconds(what: str, seconds: object) -> None:
 
 def _quoted(text: str) -> str:
     return json.dumps(text if len(text) <= 60 else text[:59] + "…", ensure_ascii=False)
-
-
-def _check_json(value: object) -> None:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"the arguments of a tool must be JSON values: {error}", code="invalid_script") from error

@@ -15,6 +15,7 @@ from qai_realtime_sync import transport
 from qai_realtime_sync.commands import Command, SendAudio
 from qai_realtime_sync.config import RealtimeConfig, RealtimeSession
 from qai_realtime_sync.dialects import choose
+from qai_realtime_sync.dialects.address import ws_address
 from qai_realtime_sync.errors import ApiError, ConfigError, ConnectionClosedError, RealtimeError
 from qai_realtime_sync.offline.line import Line
 from qai_realtime_sync.offline.server import RealtimeServer
@@ -53,6 +54,9 @@ class RecordingServer(Loopback):
         key: str | None = KEY,
         ssl_context: Any = None,
     ) -> None:
+        if not isinstance(upstream, str):
+            raise ConfigError(f"upstream must be an address, like wss://api.x.ai/v1/realtime, not {upstream!r}", code="invalid_base_url")
+        ws_address(upstream)
         self.path = pathlib.Path(path)
         self._tape = _Tape(self.path, dialect, (upstream_key, key or ""))
         self._recorder = _Recorder(self._tape, upstream, upstream_key, ssl_context, key=key, dialect=dialect)

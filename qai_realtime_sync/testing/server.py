@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from qai_realtime_sync.offline.script import Say
 from qai_realtime_sync.offline.server import RealtimeServer
 from qai_realtime_sync.testing.cassette import scrubbed
 from qai_realtime_sync.testing.ears import Ears
-from qai_realtime_sync.testing.expectation import Expectation, check_close
+from qai_realtime_sync.testing.expectation import Expectation, check_close, raw_message
 from qai_realtime_sync.testing.faults import Faults
 from qai_realtime_sync.testing.journal import Journal
 from qai_realtime_sync.testing.loopback import KEY, Loopback
@@ -120,8 +119,10 @@ class ScriptedServer(Loopback):
     def say(self, text: str, timeout: float = 10.0) -> None:
         """Say something to every connected client, unasked, when the running answer is over.
 
-        Raises: `ConfigError` if nobody is connected; `RealtimeTimeoutError` if an answer does not end.
+        Raises: `ConfigError` if nobody is connected, or for no text; `RealtimeTimeoutError` if an answer does not end.
         """
+        if not isinstance(text, str):
+            raise ConfigError(f"say() takes text, not {text!r}", code="invalid_script")
         taps = self._server.taps()
         if not taps:
             raise ConfigError("nobody is connected: to greet whoever comes, use on_connect().say(…)", code="not_connected")
@@ -140,7 +141,7 @@ class ScriptedServer(Loopback):
 
     def send(self, message: Mapping[str, Any] | str | bytes) -> None:
         """Send every connected client this message as it is, a dict as JSON."""
-        raw = json.dumps(message) if isinstance(message, Mapping) else message
+        raw = raw_message(message)
         for tap in self._server.taps():
             tap.send(raw)
 

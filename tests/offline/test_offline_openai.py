@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -68,10 +68,17 @@ BETA = {
 }
 
 
+@pytest.fixture
+def gateway(openai: RealtimeServer) -> Iterator[Caller]:
+    """A connection through the gateway's path, where the beta's names are still taken."""
+    with Caller(openai.base_ws_url + "/qai/v1/realtime") as caller:
+        yield caller
+
+
 @pytest.mark.parametrize("session", [GA, BETA], ids=["ga", "beta"])
-def test_both_shapes_mean_the_same(openai: RealtimeServer, dial: Dial, session: dict[str, Any]) -> None:
-    """The flat beta shape and the nested GA shape give the same session."""
-    body = dial(openai).configure(**session)
+def test_both_shapes_mean_the_same(gateway: Caller, session: dict[str, Any]) -> None:
+    """Through the gateway the flat beta shape and the nested GA shape give the same session."""
+    body = gateway.configure(**session)
     assert body["instructions"] == "Be brief."
     assert body["tools"] == [WEATHER]
     assert body["output_modalities"] == ["audio"]
@@ -100,6 +107,88 @@ def test_a_wrong_field_refuses_the_whole_update(openai: RealtimeServer, dial: Di
     caller.send("session.update", session={"type": "realtime", "instructions": "Not taken.", **session})
     assert caller.error()["param"] == param
     assert caller.configure(type="realtime")["instructions"] != "Not taken."
+
+
+def test_the_ga_shape_is_taken_without_the_gateway(openai: RealtimeServer, dial: Dial) -> None:
+    """What the beta said flat is said nested, and counts."""
+    body = dial(openai).configure(**GA)
+    assert body["audio"]["output"] == {"format": {"type": "audio/pcmu"}, "voice": "cedar", "speed": 1.2}
+    assert body["audio"]["input"]["turn_detection"]["silence_duration_ms"] == 300
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, value in BETA.items() if name not in GA])
+def test_a_name_of_the_beta_refuses_the_update(openai: RealtimeServer, dial: Dial, name: str, value: Any) -> None:
+    """The flat names are gone since the beta was switched off: each is an unknown parameter, and changes nothing."""
+    caller = dial(openai)
+    before = caller.receive()["session"]
+    caller.send("session.update", session={"type": "realtime", "instructions": "Not taken.", name: value})
+    error = caller.error()
+    assert (error["code"], error["param"]) == ("unknown_parameter", f"session.{name}")
+    assert error["message"] == f"Unknown parameter: 'session.{name}'."
+    assert caller.configure(type="realtime") == before
+
+
+@pytest.mark.parametrize(
+    ("session", "code", "param"),
+    [
+        ({"type": "realtime", "audio": {"bogus": {}}}, "unknown_parameter", "session.audio.bogus"),
+        ({"type": "realtime", "audio": {"input": {"bogus": 1}}}, "unknown_parameter", "session.audio.input.bogus"),
+        ({"type": "realtime", "audio": {"output": {"transport": "binary"}}}, "unknown_parameter", "session.audio.output.transport"),
+        (
+            {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad", "silence_ms": 1}}}},
+            "unknown_parameter",
+            "session.audio.input.turn_detection.silence_ms",
+        ),
+        ({"type": "realtime", "audio": {"input": {"format": "pcm16"}}}, "invalid_type", "session.audio.input.format"),
+        ({"type": "realtime", "temperature": 0.8}, "unknown_parameter", "session.temperature"),
+        ({"type": "realtime", "tools": [{**WEATHER, "strict": True}]}, "unknown_parameter", "session.tools[0].strict"),
+        ({"type": "realtime", "tools": [{"type": "function", "function": WEATHER}]}, "unknown_parameter", "session.tools[0].function"),
+        ({"type": "bogus"}, "invalid_value", "session.type"),
+        ({"instructions": "Be brief."}, "missing_required_parameter", "session.type"),
+        ({"type": "transcription", "instructions": "Be brief."}, "unknown_parameter", "session.instructions"),
+    ],
+)
+def test_what_ga_refuses_of_a_session(openai: RealtimeServer, dial: Dial, session: dict[str, Any], code: str, param: str) -> None:
+    """An unknown name at any depth, and a type that is missing or wrong, are refused and named."""
+    caller = dial(openai)
+    caller.send("session.update", session=session)
+    error = caller.error()
+    assert (error["code"], error["param"]) == (code, param)
+
+
+@pytest.mark.parametrize(
+    ("response", "code", "param"),
+    [
+        ({"modalities": ["text", "audio"]}, "unknown_parameter", "response.modalities"),
+        ({"voice": "cedar"}, "unknown_parameter", "response.voice"),
+        ({"output_audio_format": "pcm16"}, "unknown_parameter", "response.output_audio_format"),
+        ({"max_response_output_tokens": 100}, "unknown_parameter", "response.max_response_output_tokens"),
+        ({"temperature": 0.8}, "unknown_parameter", "response.temperature"),
+        ({"bogus": 1}, "unknown_parameter", "response.bogus"),
+        ({"audio": {"input": {}}}, "unknown_parameter", "response.audio.input"),
+        ({"audio": {"output": {"speed": 1.0}}}, "unknown_parameter", "response.audio.output.speed"),
+        ({"output_modalities": ["text", "audio"]}, "invalid_value", "response.output_modalities"),
+    ],
+)
+def test_what_ga_refuses_of_a_response(openai: RealtimeServer, dial: Dial, response: dict[str, Any], code: str, param: str) -> None:
+    """A name of the beta, an unknown one, or two modalities at once make no answer; the next request is answered."""
+    caller = dial(openai)
+    caller.write("Hello")
+    caller.send("response.create", response=response, event_id="mine")
+    *before, error = caller.until("error")
+    assert (error["error"]["code"], error["error"]["param"], error["error"]["event_id"]) == (code, param, "mine")
+    assert "response.created" not in types(before)
+    known = {"audio": {"output": {"voice": "cedar"}}, "output_modalities": ["audio"], "max_output_tokens": 99}
+    caller.send("response.create", response=known)
+    assert caller.expect("response.done")["response"]["status"] == "completed"
+
+
+def test_the_gateway_takes_the_betas_response(gateway: Caller) -> None:
+    """What the gateway's own clients ask for is answered there, and an unknown name still is not."""
+    events = gateway.ask("Hello", modalities=["text", "audio"], voice="cedar", max_response_output_tokens=100)
+    assert events[-1]["response"]["status"] == "completed"
+    gateway.send("response.create", response={"bogus": 1})
+    assert gateway.error()["param"] == "response.bogus"
 
 
 def test_the_order_of_a_written_turn(openai: RealtimeServer, dial: Dial) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -158,6 +159,22 @@ def test_the_long_story_lasts() -> None:
     """A story is long enough to be interrupted: at least fifteen seconds at fifteen characters a second."""
     assert default_answer(Situation(text="Please tell me a long story")) == [Say(STORY)]
     assert len(STORY) >= 15 * 15
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda script: script.on_text(5), "5 is no regular expression"),
+        (lambda script: script.on_text("a").say(5), r"say\(\) takes text, not 5"),
+        (lambda script: script.on_text("a").call_tool(5), r"call_tool\(\) needs the name of a tool, not 5"),
+        (lambda script: script.on_text("a").call_tool("t", 5), "must be a dict of names and values, like .*, not 5"),
+        (lambda script: script.on_text("a").call_tool("t", {"x": object()}), "must be JSON values"),
+    ],
+)
+def test_a_wrong_rule_says_what_is_wanted(wrong: Callable[[Script], object], said: str) -> None:
+    """A rule that could not be carried out is a ConfigError where it is written."""
+    with pytest.raises(ConfigError, match=said):
+        wrong(Script())
 
 
 def test_rules_of_a_file(tmp_path: pathlib.Path) -> None:

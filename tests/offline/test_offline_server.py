@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -31,6 +32,13 @@ UPGRADE = (
     "GET /v1/realtime HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
+
+
+def plain_socket(caller: Caller) -> socket.socket:
+    """The socket under a caller's WebSocket."""
+    plain = caller.socket.sock
+    assert plain is not None
+    return plain
 
 
 def offline_threads() -> list[str]:
@@ -236,6 +244,49 @@ def test_garbage_and_lost_connections_hurt_nobody(xai: RealtimeServer, dial: Dia
     assert caller.ask("Hello")[-1]["response"]["status"] == "completed"
 
 
+def test_a_message_too_large_is_told_while_it_is_being_sent(xai: RealtimeServer, dial: Dial) -> None:
+    """A client that is still writing reads 1009 all the same, and no reset; then its connection ends."""
+    caller = dial(xai)
+    caller.socket.send("x" * (40 * 1024 * 1024))  # the server has had enough at 24 MiB
+    assert caller.close_frame()[0] == 1009
+    assert plain_socket(caller).recv(1) == b""
+
+
+def test_a_client_that_writes_for_ever_is_cut_off(xai: RealtimeServer, dial: Dial) -> None:
+    """What follows a close frame is thrown away for a while only."""
+    client = plain_socket(dial(xai))
+    client.sendall(b"\x81\xff" + (1 << 40).to_bytes(8, "big") + bytes(4))
+    deadline = time.monotonic() + 30
+
+    def write_on() -> None:
+        while time.monotonic() < deadline:
+            client.sendall(b"y" * 1_000_000)
+
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        write_on()
+    assert dial(xai).ask("Hello")[-1]["response"]["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(UPGRADE.encode() + b"\r\n", id="frame"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n\n\n", id="tls"),
+        pytest.param(b"GET / " + b"x" * 70_000 + b"\r\n", id="garbage"),
+    ],
+)
+def test_what_is_no_http_is_not_printed(xai: RealtimeServer, caplog: pytest.LogCaptureFixture, sent: bytes) -> None:
+    """TLS at a plain port, garbage, and what follows a WebSocket that is over, leave the terminal of the server's user clean."""
+    with socket.create_connection(("127.0.0.1", xai.port), timeout=30) as plain, contextlib.suppress(OSError):
+        plain.sendall(sent)
+        plain.recv(65536)
+        plain.sendall(b"\x88\x82" + bytes(4) + b"\x03\xe8" + b"z" * 70_000 + b"\r\n")  # a close frame, and more
+        while plain.recv(65536):
+            pass
+    xai.stop()
+    assert [record.getMessage() for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
 def test_twenty_calls_at_once(xai: RealtimeServer) -> None:
     """Each of twenty clients gets its own answer and nobody else's."""
 
@@ -361,8 +412,19 @@ def test_wrong_options_are_refused_at_once() -> None:
     """What cannot be is a ConfigError from the constructor or from start, and names the remedy."""
     for options, said in (
         ({"dialect": "klingon"}, "openai"),
+        ({"dialect": ["xai"]}, "openai"),
         ({"pace": 0}, "pace"),
+        ({"pace": "x"}, "pace must be a number above 0, not 'x'"),
+        ({"clock_speed": "x"}, "clock's speed must be a number above 0, not 'x'"),
         ({"session_cap": -1}, "cap"),
+        ({"session_cap": "x"}, "session cap must be a number of seconds above 0, not 'x'"),
+        ({"session_cap": float("inf")}, "session cap must be a number of seconds above 0, not inf; leave it out"),
+        ({"host": 5}, "host must be text"),
+        ({"key": 5}, "key must be text"),
+        ({"script": 5}, "script must be a Script, or the path"),
+        ({"tls": "a"}, "tls must be True, False, or the paths"),
+        ({"tls": None}, "tls must be True, False, or the paths"),
+        ({"tls": ("/no/cert",)}, "tls must be True, False, or the paths"),
         ({"port": 99999}, "65535"),
         ({"port": "8765"}, "'8765'"),
         ({"rate_limit": 0}, "rate_limit"),

@@ -367,6 +367,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
         RecordingServer(tmp_path / "file" / "c.jsonl", upstream="ws://127.0.0.1:9")
 
 
+@pytest.mark.parametrize("upstream", ["ws://[::1", "example.com", "", 5])
+def test_a_service_without_an_address_is_not_recorded(tmp_path: pathlib.Path, upstream: Any) -> None:
+    """A wrong address is told when the server is made, and no file is begun."""
+    with pytest.raises(ConfigError) as caught:
+        RecordingServer(tmp_path / "c.jsonl", upstream=upstream)
+    assert caught.value.code == "invalid_base_url"
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "secret",
     [

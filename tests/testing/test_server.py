@@ -554,6 +554,14 @@ def test_wrong_expectations(server: ScriptedServer) -> None:
         server.on_text("x").drop().then_say("y")
 
 
+def test_what_cannot_be_said_or_sent_at_once(server: ScriptedServer) -> None:
+    """Wrong arguments are told before anybody is looked for to hear them."""
+    with pytest.raises(ConfigError, match="takes text, not 5"):
+        server.say(5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="takes a dict, text or bytes, not 5"):
+        server.send(5)  # type: ignore[arg-type]
+
+
 def test_an_exception_in_the_block_goes_first() -> None:
     """The end of a `with` block reports nothing over an exception of the test."""
 
@@ -607,6 +615,11 @@ def test_a_closed_conversation_is_reported_as_such(server: ScriptedServer) -> No
         (lambda expected: expected.slow("1"), r"slow\(\) needs a number of seconds, not '1'"),
         (lambda expected: expected.until_interrupted(float("nan")), r"until_interrupted\(\) needs"),
         (lambda expected: expected.say(5), r"say\(\) takes text, not 5"),
+        (lambda expected: expected.call_tool(5), r"call_tool\(\) needs the name of a tool, not 5"),
+        (lambda expected: expected.call_tool("t").then_call_tool("t", 5), "must be a dict of names and values, like .*, not 5"),
+        (lambda expected: expected.fail(5), r"fail\(\) takes a code and a message as text, not 5"),
+        (lambda expected: expected.send(5), r"send\(\) takes a dict, text or bytes, not 5"),
+        (lambda expected: expected.send({"x": object()}), r"send\(\) takes a dict of JSON values"),
         (lambda expected: expected.close(99999), r"close\(\) needs a code from 1000 to 4999, not 99999"),
         (lambda expected: expected.close(1008, "x" * 124), "at most 123 bytes"),
     ],
