@@ -69,9 +69,13 @@ def create_app(url: str | None, key: str | None) -> Flask:
 
 
 @contextlib.contextmanager
-def serving(app: Flask, port: int) -> Iterator[str]:
-    """Serve the app in threads of this process; gives its address. In production: gunicorn with --threads, see docs/telephone.md."""
+def serving(app: Flask, port: int, *, to_the_end: bool = False) -> Iterator[str]:
+    """Serve the app in threads of this process; gives its address. In production: gunicorn with --threads, see docs/telephone.md.
+
+    ``to_the_end``: the calls that still run are waited for, and each says how it ended.
+    """
     server = make_server("127.0.0.1", port, app, threaded=True)
+    server.daemon_threads = not to_the_end  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, name="flask")
     thread.start()
     try:
@@ -132,7 +136,7 @@ def main() -> None:
 
             url, key = stack.enter_context(RealtimeServer(light=arguments.light)).url, "any key"
 
-        address = stack.enter_context(serving(create_app(url, key), arguments.port))
+        address = stack.enter_context(serving(create_app(url, key), arguments.port, to_the_end=arguments.call))
         if arguments.call:
             call(address, arguments.light)
             return

@@ -96,7 +96,11 @@ def plain_result(value: Any) -> str:
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(function).parameters)
+    try:
+        return dict(inspect.signature(function).parameters)
+    except ValueError:  # a builtin, like int
+        name = getattr(function, "__name__", function)
+        raise ConfigError(f"{name} has no signature that can be read: wrap it in a function with the parameters that it takes") from None
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

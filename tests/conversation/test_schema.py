@@ -210,6 +210,12 @@ def test_annotations_that_cannot_be_read_are_a_mistake_of_the_program() -> None:
         tool_from(taking("NoSuchType"))
 
 
+def test_a_class_without_a_signature_is_a_mistake_of_the_program() -> None:
+    """What Python cannot look into cannot be told to a model."""
+    with pytest.raises(ConfigError, match="int has no signature that can be read: wrap it"):
+        tool_from(int)
+
+
 class Callable_:
     """An object that is called like a function."""
 

@@ -11,6 +11,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import trustme
 
@@ -121,6 +122,40 @@ def _unmask(payload: bytes, key: bytes) -> bytes:
     return bytes(out)
 
 
+class _SharedTls:
+    """A server's TLS socket that one thread may read while another writes, which Python's own must not be: one lock, waiting outside."""
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()  # guards every call into OpenSSL
+        sock.setblocking(False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def recv(self, size: int) -> bytes:
+        while True:
+            with self._lock, contextlib.suppress(ssl.SSLWantReadError):
+                return self._sock.recv(size)
+            self._wait(select.POLLIN)
+
+    def sendall(self, data: bytes) -> None:
+        left = memoryview(data)
+        while len(left):
+            sent = 0
+            with self._lock, contextlib.suppress(ssl.SSLWantWriteError):
+                sent = self._sock.send(left)
+            left = left[sent:]
+            if not sent:
+                self._wait(select.POLLOUT)
+
+    def _wait(self, event: int) -> None:
+        poll = _POLL()
+        poll.register(self._sock.fileno(), event)
+        if not poll.poll(PATIENCE * 1000):
+            raise TimeoutError
+
+
 class Server:
     """Listens on a free port and runs ``serve`` for each connection, each in a thread; its errors are kept in `failures`."""
 
@@ -159,7 +194,9 @@ class Server:
             if self._context is not None:
                 sock = self._context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=True)
                 self._sockets.append(sock)
-            self._serve(Peer(sock))
+                self._serve(Peer(_SharedTls(sock)))  # type: ignore[arg-type]
+            else:
+                self._serve(Peer(sock))
         except (EOFError, OSError):
             pass  # the client went away: what it should have seen is the client's test to say
         except BaseException as error:
