@@ -147,7 +147,8 @@ class Posting:
             command.event_id = f"evt_{self._prefix}_{next(self._ids)}"
         self._commands[command.event_id] = command
         if isinstance(command, SendImage):
-            pictures = [one for one in self._commands.values() if isinstance(one, SendImage) and one.image]
+            remembered = list(self._commands.values())  # in one go: other threads send too
+            pictures = [one for one in remembered if isinstance(one, SendImage) and one.image]
             for one in pictures[:-_PICTURES]:
                 self._commands[one.event_id] = attrs.evolve(one, image=b"")
         while len(self._commands) > _REMEMBERED:
