@@ -93,9 +93,9 @@ class Voice(str, enum.Enum):
 
 # The end matters: a token is a secret, but max_output_tokens and keyterms are none.
 _SECRET_KEY = re.compile(
-    r"secret|passw(?:or)?d|passphrase|authorization|credential|signature|bearer"
+    r"secret(?!ar)|passw(?:or)?d|passphrase|authorization|credential|signature|bearer"
     r"|(?:api|access|private|signing|encryption|subscription)[\W_]*key"
-    r"|(?:token|headers|cookie|signed[\W_]*url|(?:^|[\W_])auth)$",
+    r"|(?:token|headers|cookies?|signed[\W_]*url|(?:^|[\W_])auth)$",
     re.IGNORECASE,
 )
 _URL_KEY = re.compile(r"(?:url|uri)$", re.IGNORECASE)

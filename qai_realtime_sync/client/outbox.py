@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Callable, Iterable
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import attrs
 
@@ -21,6 +21,7 @@ from qai_realtime_sync.seam import Frame
 
 __all__ = ["Outbox", "OutboxCounts"]
 
+_Kind = TypeVar("_Kind", bound=Command)
 _OVER = "the conversation is over"
 _OVERTAKES_AUDIO = (CancelResponse, TruncateItem)
 
@@ -128,6 +129,11 @@ class Outbox:
         with self._lock:
             if self._connection is connection:
                 self._ready = False
+
+    def held(self, kind: type[_Kind]) -> list[_Kind]:
+        """The commands of this kind that wait, in order."""
+        with self._lock:
+            return [entry.command for entry in self._queue if isinstance(entry.command, kind)]
 
     def forget(self, is_stale: Callable[[Command], bool]) -> None:
         """Drop what waits and is of no use any more: it was meant for something that is gone, or was said otherwise."""

@@ -114,6 +114,11 @@ def _tell_history(call: Call) -> None:
     assert call.dialect is not None
     call.history_due = False
     commands = history_commands([*call.seed, *call.turns.snapshot()])
+    # What the user wrote just before the loss may stand in the history and wait to be written again: the model must hear it once.
+    waiting = [command.text for command in call.outbox.held(SendText) if call.posting.was_noted(command)]
+    answered = SendText in call.dialect.traits.answers_by_itself
+    if answered:  # history would bring no answer there
+        commands = [command for command in commands if command.role != "user" or command.text not in waiting]
     if commands and SendContext not in call.dialect.traits.unsupported:
         characters = sum(len(command.text) for command in commands)
         log.info(
@@ -122,9 +127,9 @@ def _tell_history(call: Call) -> None:
             characters,
             characters // 4,
         )
-        # What the user wrote just before the loss may stand in the history and wait to be written again.
-        said = [command.text for command in commands if command.role == "user"]
-        call.outbox.forget(lambda one: isinstance(one, SendText) and call.posting.was_noted(one) and any(one.text in text for text in said))
+        if not answered:
+            said = [text for text in waiting if any(text in command.text for command in commands if command.role == "user")]
+            call.outbox.forget(lambda one: isinstance(one, SendText) and call.posting.was_noted(one) and one.text in said)
         call.outbox.prepend(commands)
 
 

@@ -319,7 +319,8 @@ class Reader:
                 call.connect_error = cause
             return _Lost(ending, error=cause, opened_at=self._opened_at)
         ending = self._fatal or call.dialect.ending(error.code, error.reason)
-        if not self._opened_at and self._resume is not None and error.code in _HANDLE_REFUSED:
+        about_handle = error.code in _HANDLE_REFUSED and ending.meaning not in ("auth", "quota")
+        if not self._opened_at and self._resume is not None and about_handle:
             self._resume = None  # the service may not know the handle any more: once again without it
             return _Lost(_LOST, code=error.code, reason=error.reason, clean=error.clean, by="service")
         if not self._opened_at and not call.closing:

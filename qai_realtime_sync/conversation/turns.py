@@ -193,7 +193,9 @@ class Turns:
             current = answered if answered is not None else self._for_user(event.item_id)
             words = event.transcript.strip()
             if not event.item_id:  # nothing tells one sentence from the next, so neither may replace the other
-                words = f"{current.heard.get(event.response_id, '')} {words}".strip()
+                before = current.heard.get(event.response_id, "")
+                again = event.response_id and before and words.startswith(before)  # the same utterance, told again and perhaps longer
+                words = words if again else f"{before} {words}".strip()
             current.heard[event.item_id or event.response_id] = words
             current.turn.user = " ".join(text for text in current.heard.values() if text)
         else:

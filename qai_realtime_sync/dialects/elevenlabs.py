@@ -171,7 +171,7 @@ class ElevenLabs(Dialect):
         if number <= self.newest or number <= self.interrupted or response_id in self.ended or response_id == self.response_id:
             return response_id, []  # late, of an utterance that is over, or a part of the one that runs
         told = self._open(response_id, raw)
-        self.newest = number
+        self.newest = max(self.newest, number_of(given, self.newest))
         return response_id, told
 
     def _begin_unnumbered(self, named: str, raw: Value) -> tuple[str, list[Event]]:

@@ -45,7 +45,7 @@ _EVENTS: Final = (
     "audio", "interruption", "agent_response", "agent_response_correction", "agent_response_complete", "user_transcript",
     "tentative_user_transcript", "conversation_initiation_metadata", "ping", "client_tool_call", "agent_tool_request",
     "agent_tool_response_full_payload", "mcp_tool_call", "mcp_connection_status", "context_usage", "vad_score",
-    "agent_chat_response_part", "agent_reasoning_response_part", "internal_tentative_agent_response", "client_error",
+    "agent_chat_response_part", "agent_reasoning_response_part", "client_error",
 )  # fmt: skip
 
 
@@ -55,10 +55,9 @@ def client_data(
     """Return the first message, with only what the program set: the service closes for an override the agent does not allow.
 
     One thing is asked for unasked (``events``): to be told the end of an answer, which an agent does not do by itself. The list
-    replaces the agent's own, so it names all that this dialect reads, the end of a server tool only once, with its result;
-    ``client_events`` of the program, ``None`` too, goes before.
-    Tools are part of the agent and are not sent. Through the gateway voice and model stand in the address, unless an agent is
-    named.
+    replaces the agent's own, so it names all that this dialect reads, but words that may never be said; of a server tool the end
+    with its result. ``client_events`` of the program, ``None`` too, goes before. Tools are part of the agent and are not sent.
+    Through the gateway voice and model stand in the address, unless an agent is named.
     """
     created = gateway and not config.session.get("agent_id")
     prompt: dict[str, Any] = {"prompt": config.instructions} if config.instructions else {}

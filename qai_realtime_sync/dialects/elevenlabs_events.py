@@ -259,6 +259,7 @@ def client_tool_call(dialect: ElevenLabs, value: Value) -> list[Event]:
         return []
     remember(dialect.told_calls, call_id, None)
     response_id, told = dialect.begin(given, value)
+    dialect.worded = False  # after the tool the same utterance may go on in words
     told.append(
         FunctionCall(
             raw=value,
@@ -279,6 +280,7 @@ def _server_tool(key: str, requested: bool) -> Decoder:
         given = read_mapping(value.get(key))
         failed = read_flag(given.get("is_error"))
         call_id, result = read_text(given.get("tool_call_id")), read_text(given.get("full_tool_result"))
+        dialect.worded = dialect.worded and not requested  # as after a tool of ours
         if call_id and not requested:
             if call_id in dialect.told_tools and (dialect.told_tools[call_id] or not result):
                 return []

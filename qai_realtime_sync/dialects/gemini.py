@@ -199,7 +199,7 @@ class Gemini(Dialect):
 
     def heard_model(self, given: Any, raw: Value) -> list[Event]:
         """A piece of what the model says; what comes after an interruption was never heard."""
-        if self.was_interrupted:
+        if self.was_interrupted and self.created:
             return []
         told: list[Event] = []
         piece = read_text(at(given, "text"))
@@ -217,7 +217,7 @@ class Gemini(Dialect):
     def said(self, part: Any, raw: Value) -> list[Event]:
         """One part of a model's turn: a thought, text or sound; code and its results have no event, nor has text after an interruption."""
         if type(written := at(part, "text")) is str and written:
-            if self.was_interrupted:
+            if self.was_interrupted and self.created:
                 return []
             told = self.begin(raw)
             if at(part, "thought") is True:

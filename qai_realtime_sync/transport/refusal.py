@@ -33,7 +33,7 @@ _HINTS: Final = {
 
 _SHOWN = 300  # characters of a service's text in a message
 _LOOKS_SECRET = re.compile(
-    r"(?i:\bbearer)\s+\S+|\b(?:qai|sk|xai|ek)[_-][\w-]{6,}|\beyJ[\w-]{8,}[\w.-]*"
+    r"(?i:\bbearer)\s+(?=\S*\d)\S{16,}|\b(?:qai|sk|xai|ek)[_-][\w-]{6,}|\beyJ[\w-]{8,}[\w.-]*"
     r"|(?<=[?&])[\w-]*(?i:token|key|secret|signature|sig)[\w-]*=[^&\s\"']+"
 )
 _SECRET_NAME = re.compile(r"(?i)auth|key|token|secret|cookie|signature|credential")

@@ -372,6 +372,32 @@ def test_what_was_written_into_a_dead_connection_is_said_once() -> None:
         assert items == ["Book the flight."]
 
 
+def test_a_text_that_is_its_own_request_goes_out_again_and_is_no_history() -> None:
+    """Where the service answers a text by itself, history would bring no answer: the text itself is said again, and that once."""
+    with service(by_handles) as peer:
+        address = peer.base_url.replace("http", "ws") + "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent"
+        client = RealtimeClient.direct(address, "key", without_resumption(), dialect="gemini", reconnect=QUICK)
+        peer.clients.append(client)
+        held, go_on = threading.Event(), threading.Event()
+        client.on("unknown", lambda event: (held.set(), go_on.wait(5.0)))
+        client.connect()
+        peer.talk().raw(frame(1, b'{"holdTheReader": {}}'))
+        assert held.wait(5.0)
+        connection = client._call.connection
+        assert connection is not None
+        connection.abort()
+        client.send_text("Book the flight.")
+        go_on.set()
+        client.wait_for(Reconnected, 5.0)
+        second = peer.talk()
+        client.send_event({"fence": {}})
+        with second._changed:
+            assert second._changed.wait_for(lambda: {"fence": {}} in second.received, 5.0)
+        said = [json.dumps(value) for value in second.received if "Book the flight." in json.dumps(value)]
+        assert len(said) == 1
+        assert '"turnComplete": false' not in said[0]
+
+
 def test_a_key_that_comes_back_in_a_close_reason_is_told_nobody() -> None:
     """Whatever the service puts into its goodbye, Closed and the errors after it say it without the credentials that it was given."""
     with service() as peer, peer.client(reconnect=False) as client:

@@ -189,7 +189,24 @@ class Worker:
         """Leave a billed conversation open, with no request, and end the web server: (seconds, how often each session was ended)."""
         name = self.post("/calls")["name"]
         assert self.post(f"/calls/{name}/say")["text"]
+        asleep = 0
+
+        def is_at_rest() -> bool:
+            nonlocal asleep
+            asleep = asleep + 1 if self._sleeps() else 0
+            return asleep >= 5
+
+        until(is_at_rest, "the end of what the web server does after a request")
         return self.terminate(), self._settled()
+
+    def _sleeps(self) -> bool:
+        """Whether no thread of the web server's processes, which have a session of their own, runs at this moment."""
+        states = set()
+        for file in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                if int(file.read_text().rpartition(")")[2].split()[3]) == self.process.pid:
+                    states |= {one.read_text().rpartition(")")[2].split()[0] for one in file.parent.glob("task/*/stat")}
+        return states == {"S"}
 
     def end_watched(self) -> tuple[float, list[int]]:
         """The same, while a browser watches the conversation."""

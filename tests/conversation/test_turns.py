@@ -368,6 +368,7 @@ def test_sentences_without_items_are_joined() -> None:
         turns.told(TranscriptDone(transcript=words, source="input", response_id="t1"), 0.0)
     turns.told(created("t1"), 0.0)
     turns.told(TranscriptDone(transcript="Hello?", source="input", response_id="t1"), 0.0)
+    turns.told(TranscriptDone(transcript="My order is 1234. And my name is Bob. Hello?", source="input", response_id="t1"), 0.0)
     turns.told(done("t1"), 0.0)
     for words in ("Yes.", " ", "Yes."):
         turns.told(user(words, ""), 0.0)

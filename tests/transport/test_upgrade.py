@@ -459,3 +459,18 @@ def test_a_timeout_must_be_positive(timeout: Any) -> None:
     """A timeout that has passed before it begins is the caller's mistake."""
     with pytest.raises(ConfigError, match="timeout"):
         transport.connect("ws://localhost:1/", timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("bearer token expired", "bearer token expired"),
+        ("Missing bearer authentication", "Missing bearer authentication"),
+        ("bad Bearer abcdefghijkl0123456789", "bad <redacted>"),
+        ("no sk-abcdef123456 here", "no <redacted> here"),
+        ("model gpt-realtime does not exist", "model gpt-realtime does not exist"),
+    ],
+)
+def test_only_credentials_are_cut_out_of_what_a_service_says(said: str, told: str) -> None:
+    """The words that say what went wrong stay, because they decide whether another try makes sense."""
+    assert cleaned(said, secrets_of("/v1?model=gpt-realtime", [], [])) == told
