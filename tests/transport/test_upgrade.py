@@ -16,6 +16,7 @@ import websocket
 
 from qai_realtime_sync import transport
 from qai_realtime_sync.errors import ApiError, ConfigError, ConnectError, RealtimeError, RealtimeTimeoutError
+from qai_realtime_sync.transport.refusal import cleaned, secrets_of
 from tests.transport.conftest import Wire
 from tests.transport.peer import PATIENCE, Peer, close_frame, frame
 from tests.transport.test_connection import end_of, hold_open, in_thread, joined
