@@ -33,6 +33,7 @@ class OpenAISpelling(FamilySpelling):
 
     def __init__(self, outlet: Outlet, journal: Journal, terms: Terms) -> None:
         super().__init__(outlet, journal, terms)
+        self.expires_at = terms.expires_at or now() + 3600
         self.session = WireSession(
             strict=True,
             ga=not terms.gateway,  # what the gateway does with the beta's names is not known; its own clients send them
@@ -85,7 +86,7 @@ class OpenAISpelling(FamilySpelling):
             "prompt": None,
             "include": None,
             **session.extra,
-            "expires_at": self.terms.expires_at or now() + 3600,
+            "expires_at": self.expires_at,
             "audio": {
                 "input": {
                     "format": session.input_format,
