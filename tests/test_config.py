@@ -121,10 +121,14 @@ def test_the_message_shows_what_was_given_unless_it_is_long() -> None:
 
 def test_boundaries_are_allowed() -> None:
     """Both ends of every range, words, dicts and enums."""
-    RealtimeConfig(
+    low = RealtimeConfig(
         sample_rate=8000, temperature=0, speed=0.25, max_output_tokens=1, tool_choice={"type": "function", "name": "x"}
     )
-    RealtimeConfig(sample_rate=48_000, temperature=2, speed=5, max_output_tokens="inf", tool_choice="required")
+    high = RealtimeConfig(sample_rate=48_000, temperature=2, speed=5, max_output_tokens="inf", tool_choice="required")
+    assert [(one.sample_rate, one.temperature, one.speed, one.max_output_tokens) for one in (low, high)] == [
+        (8000, 0, 0.25, 1),
+        (48_000, 2, 5, "inf"),
+    ]
     RealtimeConfig(modalities=("text",), tools=(WEATHER, Tool(name="x")), turn_detection=None, transcription=None)  # type: ignore[arg-type]
     RealtimeConfig(voice=UNSET, instructions=UNSET, turn_detection=UNSET)
 

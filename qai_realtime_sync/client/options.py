@@ -136,7 +136,7 @@ class Options(FrozenByFields):
     min_speech: float = attrs.field(default=0.0, validator=_check_not_negative)
     overflow: str = attrs.field(default="error", validator=_check_overflow)
     max_commands: int = attrs.field(default=1000, validator=_check_count)
-    max_audio: float = attrs.field(default=30.0, validator=_check_seconds)
+    max_audio: float = attrs.field(default=30.0, converter=_bounded, validator=_check_seconds)
     tool_threads: int = attrs.field(default=4, validator=_check_count)
     max_size: int = attrs.field(default=16 * 2**20, validator=_check_count)
     ssl_context: Any = attrs.field(default=None, repr=False)

@@ -252,7 +252,10 @@ class Speaking:
         return self._submit(CancelResponse(response_id=response_id))
 
     def interrupt(self) -> None:
-        """Stop what plays and what is being made, and tell the service what was heard; does what it can on every service."""
+        """Stop what plays and what is being made, and tell the service what was heard; does what it can on every service.
+
+        Answers that were asked for and have not begun are given up, too.
+        """
         call = self._call
         call.check_process()
         barge_in.interrupt(call)

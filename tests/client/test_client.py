@@ -306,7 +306,7 @@ def expires_in_milliseconds(talk: Talk) -> None:
     ("opening", "options", "timeout"),
     [
         (ready, {"ping_interval": 1e12, "pong_timeout": 1e300}, None),
-        (ready, {"connect_timeout": 1e300, "close_timeout": 1e300}, None),
+        (ready, {"connect_timeout": 1e300, "close_timeout": 1e300, "max_audio": 1e308}, None),
         (ready, {}, 1e10),
         (ready, {}, 10**12),
         (expires_in_milliseconds, {"ping_interval": None}, None),
