@@ -470,7 +470,7 @@ class _Collected:
         self.answer.text = " ".join(part for part in self.texts.values() if part)
 
     def _done(self, event: ResponseDone) -> None:
-        if event.status == "failed":
+        if event.status == "failed" and not self.call.calls.goes_on(event.response_id):  # results of its functions ask for another
             raise ApiError(
                 event.error_message or "the service could not answer", code=event.error_code or event.reason or "response_failed"
             )

@@ -220,10 +220,14 @@ class ToolCalls:
             if event.call_id in self._round_of:
                 return []
             self._remember(event)
-        return [] if self._items else self._start([event.call_id])
+        return [] if self._items and event.response_id else self._start([event.call_id])
 
     def _remember(self, event: FunctionCall) -> None:
         this_round = self._rounds.setdefault(event.response_id, _Round(given_up=event.response_id in self._given_up))
+        if not event.response_id:  # of no answer whose end could be told: asked for as soon as all such calls have their results
+            this_round.done, this_round.cancelled = True, False
+            if this_round.asked:
+                this_round.asked = this_round.wants = False
         call = _Call(event)
         call.answered = call.sent = not event.expects_result
         this_round.calls[event.call_id] = call
@@ -257,13 +261,14 @@ class ToolCalls:
         return commands
 
     def _done(self, event: ResponseDone) -> list[Command]:
+        # An answer that failed or was cut off at its limit may still have calls whose items are complete: their results want an answer.
         complete = event.status not in _UNFINISHED
         with self._lock:
             this_round = self._rounds.get(event.response_id)
             if this_round is None:
                 return []
             this_round.done = True
-            this_round.cancelled = not complete
+            this_round.cancelled = event.status == "cancelled"
             waiting = [call_id for call_id, call in this_round.calls.items() if not call.started]
             if not complete:
                 for call_id in waiting:

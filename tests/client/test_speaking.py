@@ -327,6 +327,26 @@ def test_ask_goes_on_through_the_rounds_of_tools() -> None:
         assert calls == ["Oslo", "Oslo"]
 
 
+@pytest.mark.parametrize("status", ["failed", "incomplete"])
+def test_ask_goes_on_after_an_answer_that_broke_off_behind_its_call(status: str) -> None:
+    """A call whose item is complete is answered, and the answer that its result asks for is the one that counts."""
+
+    def answer(talk: Talk, number: int) -> None:
+        talk.created(f"r{number}")
+        if number == 1:
+            talk.call("r1", "c1", "look", "{}")
+            talk.done("r1", status=status)
+        else:
+            talk.transcript("r2", "i", "It rains.")
+            talk.done("r2")
+
+    with service() as peer:
+        client = peer.client()
+        client.tool(lambda: "rain", name="look")
+        (found,) = asking(answer, peer, client, "Rain?")
+        assert (found.text, found.status, found.response_ids) == ("It rains.", "completed", ["r1", "r2"])
+
+
 def test_ask_takes_written_answers_and_several_items() -> None:
     """Pieces are joined in the order of their items."""
 

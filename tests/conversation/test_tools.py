@@ -83,6 +83,20 @@ def test_the_service_decides_after_connecting() -> None:
     assert len(book.give("c1")) == 1
 
 
+def test_a_call_that_names_no_answer_is_run_and_answered() -> None:
+    """Nobody will tell the end of its answer: it starts at once, and the last result of such calls asks for the next answer."""
+    book = Book()
+    assert book.tell(call("a", response=""), call("b", response="")) == []
+    assert book.started == ["a", "b"]
+    assert book.give("b") == [result_of("b")]
+    assert book.tell(done("r1")) == []
+    assert book.give("a") == [result_of("a"), CreateResponse()]
+    book.tell(call("c", response=""), complete("c"))
+    assert book.started == ["a", "b", "c"]
+    assert book.give("c") == [result_of("c"), CreateResponse()]
+    assert book.give("a") == []
+
+
 def test_an_incomplete_item_starts_nothing() -> None:
     """A call that was cut off, or an item that is no call, is not run."""
     book = Book()
@@ -97,15 +111,25 @@ def test_the_end_of_the_answer_starts_what_its_items_left_out() -> None:
     assert book.started == ["c1"]
 
 
-@pytest.mark.parametrize("status", ["cancelled", "failed", "incomplete"])
-def test_an_unfinished_answer_starts_nothing_and_asks_for_nothing(status: str) -> None:
-    """Calls of an answer that did not end well are not run; the result of one that runs already is sent, without a request."""
+@pytest.mark.parametrize(("status", "asked"), [("cancelled", []), ("failed", [CreateResponse()]), ("incomplete", [CreateResponse()])])
+def test_an_unfinished_answer_starts_nothing(status: str, asked: list[Command]) -> None:
+    """Calls an unfinished answer left open are not run; a complete one's result is sent, and asks again unless the answer was cancelled."""
     book = Book()
     book.tell(call("c1"), complete("c1"), call("c2"), done(status=status))
     assert book.started == ["c1"]
-    assert book.give("c1") == [result_of("c1")]
+    assert book.calls.goes_on("r1") == bool(asked)
+    assert book.give("c1") == [result_of("c1"), *asked]
     assert book.give("c2") == []
     assert not book.calls.is_busy
+
+
+@pytest.mark.parametrize("status", ["failed", "incomplete"])
+def test_an_unfinished_answer_whose_calls_were_cut_off_asks_for_nothing(status: str) -> None:
+    """Without a result there is nothing to answer."""
+    book = Book()
+    assert book.tell(call("c1"), complete("c1", "incomplete"), done(status=status)) == []
+    assert book.started == []
+    assert not book.calls.goes_on("r1")
 
 
 def result_of(call_id: str, name: str = "look") -> SendFunctionResult:
