@@ -88,8 +88,10 @@ def stop_playing(
 
 def interrupt(call: Call) -> None:
     """Stop what plays and what is being made, on the program's word; an answer that was asked for and has not begun is given up."""
-    for event_id in reversed(call.responses.pending):  # the newest first, so that none takes the place of another
+    pending = call.responses.pending
+    for event_id in reversed(pending):  # the newest first, so that none takes the place of another
         call.posting.abandon(event_id, ())
+    call.posting.tell_given_up(pending)
     active = call.responses.active
     stop_playing(call, "interrupt", call.announce)
     if active and active not in call.void:

@@ -24,7 +24,7 @@ from qai_realtime_sync.client.posting import Posting
 from qai_realtime_sync.client.renewal import Renewal
 from qai_realtime_sync.client.sender import Sender, Timer
 from qai_realtime_sync.client.sound import SoundPath
-from qai_realtime_sync.client.waiting import Waiting
+from qai_realtime_sync.client.waiting import EventStream, Waiting
 from qai_realtime_sync.client.wakeup import Latch
 from qai_realtime_sync.commands import Command, CreateResponse, SendFunctionResult
 from qai_realtime_sync.config import UNSET, RealtimeConfig, Tool, TurnDetection
@@ -91,6 +91,7 @@ class Call:
         self.handlers = Handlers(self._in_background, self.handler_failed)
         self.waiting = Waiting()
         self.asking = threading.RLock()  # a turnstile, no guard: one `ask` at a time, and only who has it can give it back
+        self.asked: EventStream | None = None  # what that `ask` reads
         self.outbox = Outbox(
             max_commands=options.max_commands,
             max_audio=options.max_audio,

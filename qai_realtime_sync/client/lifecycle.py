@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -55,7 +56,9 @@ class ReconnectPolicy(FrozenByFields):
 
     The first try comes at once, the later ones after a random time up to ``base`` × 2ⁿ seconds, at most ``cap``. It gives up after
     ``attempts`` tries or ``seconds`` since the loss; both counts start anew after ``healthy`` seconds of an open connection. A
-    ``Retry-After`` of the service is honoured up to ``longest_retry_after`` seconds.
+    ``Retry-After`` of the service is honoured up to ``longest_retry_after`` seconds. ``math.inf`` is no limit, for all but ``base``.
+
+    Raises: `ConfigError` for what is no number, or less than 0.
     """
 
     attempts: int = 10
@@ -64,6 +67,18 @@ class ReconnectPolicy(FrozenByFields):
     cap: float = 20.0
     healthy: float = 10.0
     longest_retry_after: float = 60.0
+
+    def __attrs_post_init__(self) -> None:
+        if not (_is_number(self.attempts) and (self.attempts == math.inf or isinstance(self.attempts, int))):
+            raise ConfigError(f"attempts must be a whole number, 0 or more, not {self.attempts!r}")
+        for name in ("seconds", "base", "cap", "healthy", "longest_retry_after"):
+            value = getattr(self, name)
+            if not _is_number(value) or (name == "base" and value == math.inf):
+                raise ConfigError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0  # not NaN either
 
 
 def policy_of(value: bool | ReconnectPolicy) -> ReconnectPolicy | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from qai_realtime_sync.client.waiting import GivenUp
 from qai_realtime_sync.commands import (
     CancelResponse,
     Command,
@@ -66,7 +67,10 @@ class Posting:
             if not self._is_answered(command):
                 self._request(command)
         elif isinstance(command, CancelResponse):
+            pending = self._call.responses.pending
             self._post_all(self._call.responses.cancel(command))
+            still = self._call.responses.pending
+            self.tell_given_up([event_id for event_id in pending if event_id not in still])
         else:
             self._post(command)
             if isinstance(command, (CommitAudio, SendText)):
@@ -108,6 +112,12 @@ class Posting:
         for one in event_ids:
             if one:
                 self.post_held(call.responses.abandon(one))
+
+    def tell_given_up(self, event_ids: list[str]) -> None:
+        """The program gave these requests up: an ``ask`` in another thread does not wait for their answers any longer."""
+        asked = self._call.asked
+        if asked is not None and event_ids:
+            asked.offer(GivenUp(request_ids=event_ids))
 
     def answer_call(self, command: SendFunctionResult, *, respond: bool) -> str:
         """Send a tool's result and, when it is the last one of its answer, the request for the next answer."""

@@ -13,7 +13,7 @@ import attrs
 
 from qai_realtime_sync.audio import b64decode
 from qai_realtime_sync.client import barge_in
-from qai_realtime_sync.client.waiting import EventStream, check_timeout, in_slices
+from qai_realtime_sync.client.waiting import EventStream, GivenUp, check_timeout, in_slices
 from qai_realtime_sync.commands import (
     ApproveMcpCall,
     CancelResponse,
@@ -160,6 +160,7 @@ class Speaking:
 
         After ``timeout`` seconds (None = no limit), and after any other failure, the question is given up: its request is dropped if it
         still waits, its answer cancelled if it runs, and the next ``ask`` does not see it. What the user wrote stays in the conversation.
+        An answer that was cancelled, or that `interrupt` or `cancel_response` gave up before it began, comes with ``status="cancelled"``.
 
         Raises: `ConfigError` for a wrong text or timeout, before anything is sent; `RealtimeTimeoutError`; `ApiError` when the service
         refuses or fails to answer; `ConnectionClosedError` when the conversation ends first; `RealtimeError` in a handler; with
@@ -185,6 +186,7 @@ class Speaking:
         collected = _Collected(call, SendFunctionResult in self._answers_by_itself())
         stream = _AnswerStream(collected.goes_on_after)
         call.waiting.feed(stream)
+        call.asked = stream
         try:
             collected.event_id = self.send_text(text, respond=False)
             if SendText not in self._answers_by_itself():
@@ -198,6 +200,7 @@ class Speaking:
                 call.posting.abandon(collected.request_id, collected.answer.response_ids)
             raise
         finally:
+            call.asked = None
             call.waiting.forget(stream)
 
     def _collect(self, collected: _Collected, stream: _AnswerStream, deadline: float | None, timeout: float | None) -> Answer:
@@ -209,6 +212,10 @@ class Speaking:
                 raise RealtimeTimeoutError(
                     f"no finished answer within {timeout:g} s; the conversation is {call.lifecycle.state}"
                 ) from None
+            if isinstance(event, GivenUp) and collected.was_given_up(event.request_ids):
+                collected.answer.status = "cancelled"
+                collected.answer.audio = bytes(collected.sound)
+                return collected.answer
             if collected.add(event) and stream.is_last(event):
                 collected.answer.audio = bytes(collected.sound)
                 return collected.answer
@@ -410,6 +417,11 @@ class _Collected:
             return True
         requests = map(self.call.calls.follow_up, self.answer.response_ids)
         return any(request is not None and request.event_id == cause for request in requests)
+
+    def was_given_up(self, request_ids: list[str]) -> bool:
+        """What it waits for is among these requests: the one of the question, or of the results of its tools."""
+        requests = map(self.call.calls.follow_up, self.answer.response_ids)
+        return any(one in request_ids for one in (self.request_id, *(request.event_id for request in requests if request is not None)))
 
     def _look_again(self) -> None:
         """The service said that an answer had begun before it saw our request: what was taken for ours is another's."""

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TypeGuard
 
+import attrs
+
 from qai_realtime_sync.errors import ConfigError, ConnectionClosedError, NotConnectedError, RealtimeTimeoutError
 from qai_realtime_sync.events import AudioDelta, Closed, Event
 
-__all__ = ["LONGEST", "EventStream", "Waiting", "check_timeout", "describe_end", "in_slices", "is_seconds"]
+__all__ = ["LONGEST", "EventStream", "GivenUp", "Waiting", "check_timeout", "describe_end", "in_slices", "is_seconds"]
 
 _KEPT = 128
 _KEPT_AUDIO = 8
@@ -62,6 +64,13 @@ def describe_end(closed: Closed) -> str:
     """Why the conversation ended, for messages: meaning, code and reason."""
     code = "" if closed.code is None else f", code {closed.code}"
     return f"{closed.meaning}{code}{': ' + closed.reason if closed.reason else ''}"
+
+
+@attrs.define(kw_only=True, eq=False, repr=False)
+class GivenUp(Event):
+    """Requests that nobody will answer; only the stream of who waits for such an answer is told."""
+
+    request_ids: list[str]
 
 
 class EventStream(Iterator[Event]):

@@ -279,6 +279,32 @@ def test_interrupting_what_has_no_sound_yet_cancels_the_answer() -> None:
         assert speaker.written == b""
 
 
+@pytest.mark.parametrize(("how", "held"), [("interrupt", False), ("interrupt", True), ("cancel", True), ("speech", True)])
+def test_a_question_that_another_thread_gives_up_is_over_at_once(how: str, held: bool) -> None:
+    """Its answer has not begun and never will: the thread that asked is told so, and does not wait for its timeout."""
+    with service() as peer, peer.client() as client:
+        talk, speaker, found = peer.talk(), Speaker(), list[Any]()
+        client.play_to(speaker)
+        if held:
+            talk.created("r0")
+            talk.audio("r0", "i0", bytes(480))
+            sync(talk, client)
+        asker = threading.Thread(target=lambda: found.append(client.ask("Well?", timeout=None)))
+        asker.start()
+        talk.expect("conversation.item.create" if held else "response.create")
+        while asker.is_alive() and not client._call.responses.pending:
+            asker.join(0.01)
+        if how == "interrupt":
+            client.interrupt()
+        elif how == "cancel":
+            client.cancel_response()
+        else:
+            started(talk)
+        asker.join(10.0)
+        assert [(answer.status, answer.text, answer.response_ids) for answer in found] == [("cancelled", "", [])]
+        assert talk.count("response.create") == (0 if held else 1)
+
+
 def test_interrupting_an_answer_that_has_not_begun_stops_it_as_soon_as_it_begins() -> None:
     """It is cancelled when it begins, nothing of it is heard, and what is asked for after the interruption is answered."""
     with service() as peer, peer.client() as client:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 
 from qai_realtime_sync.client.lifecycle import Backoff, Lifecycle, ReconnectPolicy, policy_of, worth_retrying
@@ -61,6 +64,28 @@ def test_reconnect_takes_true_false_or_a_policy() -> None:
     assert policy_of(False) is None
     with pytest.raises(ConfigError, match="True, False or a ReconnectPolicy, not int"):
         policy_of(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"attempts": -1}, {"attempts": 2.5}, {"attempts": True}, {"seconds": "60"}, {"seconds": math.nan}, {"base": math.inf},
+        {"base": -0.1}, {"cap": None}, {"healthy": -1}, {"longest_retry_after": False},
+    ],
+)  # fmt: skip
+def test_a_policy_that_cannot_be_followed_is_refused(wrong: dict[str, Any]) -> None:
+    """At once and by the field's name, not at the first loss."""
+    (name,) = wrong
+    with pytest.raises(ConfigError, match=name):
+        ReconnectPolicy(**wrong)
+
+
+def test_a_policy_may_have_no_limit() -> None:
+    """Infinity is a count and a time that is never reached."""
+    policy = ReconnectPolicy(attempts=math.inf, seconds=math.inf, cap=math.inf, healthy=math.inf, base=1)  # type: ignore[arg-type]
+    backoff = Backoff(policy, lambda: 1.0)
+    backoff.lost(0.0, None)
+    assert [backoff.next_delay(1e9) for _ in range(4)] == [0.0, 1.0, 2.0, 4.0]
 
 
 def lost(policy: ReconnectPolicy | None = None, chance: float = 1.0) -> Backoff:
