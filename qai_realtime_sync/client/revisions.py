@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from qai_realtime_sync.commands import Configure
-from qai_realtime_sync.config import RealtimeConfig
+from qai_realtime_sync.config import UNSET, RealtimeConfig
 from qai_realtime_sync.errors import RealtimeError
 from qai_realtime_sync.events import ErrorReceived
 
@@ -99,7 +99,7 @@ class Revisions:
             self._add(revision)
             self._apply(revision)
             if not by_connection:
-                revision.command = Configure(config=self._call.config, changes=revision.extra or None)
+                revision.command = Configure(config=self._live(), changes=revision.extra or None)
 
     def hold(self, revision: Revision, command: Configure) -> None:
         """Keep a change until a connection is open: nobody can refuse it now, and an unproven one must not spoil the next dial."""
@@ -208,6 +208,12 @@ class Revisions:
         if not self._open:
             self._base = self._call.config
         self._open.append(revision)
+
+    def _live(self) -> RealtimeConfig:
+        """The configuration for a connection that is open: where the first sound fixes the voice, even the same one may be refused."""
+        call = self._call
+        fixed = call.dialect is not None and call.dialect.traits.voice_fixed_by_audio and call.has_spoken
+        return attrs.evolve(call.config, voice=UNSET) if fixed else call.config
 
     def _apply(self, revision: Revision) -> None:
         revision.applied = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import attrs
 import pytest
 
 from qai_realtime_sync import RealtimeClient, RealtimeConfig
@@ -109,6 +110,26 @@ def test_a_change_waits_while_an_answer_runs_and_later_ones_supersede_it_field_b
         assert second.wait(5.0).outcome == third.wait(5.0).outcome == "applied"
         assert told.count("superseded") == 1
         assert "three" not in repr(third)
+
+
+def test_a_voice_that_the_first_sound_has_fixed_is_not_said_again() -> None:
+    """Until the assistant was heard an update has the whole session; then a service may refuse even the voice that it speaks with."""
+    with service() as peer:
+        url = peer.base_url.replace("http", "ws") + "/v1/realtime?model=gpt-realtime"
+        with RealtimeClient.direct(url, "sk-test", attrs.evolve(OLD, voice="marin"), dialect="openai") as client:
+            talk = peer.talk()
+            assert talk.expect("session.update")["session"]["audio"]["output"]["voice"] == "marin"
+            client.update_session(instructions="before")
+            assert confirm(talk)["session"]["audio"]["output"]["voice"] == "marin"
+            talk.created("r1")
+            talk.audio("r1", "i1", bytes(480))
+            client.wait_for("audio_delta", 5.0)
+            client.update_session(instructions="after")
+            session = confirm(talk)["session"]
+            assert session["instructions"] == "after"
+            assert "voice" not in session["audio"]["output"]
+            talk.drop()
+            assert peer.talk().expect("session.update")["session"]["audio"]["output"]["voice"] == "marin"  # a new session, not yet fixed
 
 
 def test_what_needs_a_new_connection_gets_one() -> None:
