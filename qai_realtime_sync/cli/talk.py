@@ -50,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         manual = {"turn_detection": None} if arguments.push_to_talk else {}
         config = config_from(arguments, **manual)
-        if arguments.push_to_talk and not sys.stdin.isatty():
+        if arguments.push_to_talk and (sys.stdin is None or not sys.stdin.isatty()):
             raise ConfigError("--push-to-talk needs a terminal: its key comes from there")
         quiet_alsa()
         talk = _Talk(arguments.push_to_talk)
@@ -114,6 +114,7 @@ class _Talk:
         client.play_to(speaker)
 
         def send(block: bytes) -> None:
+            activity.spoke(microphone.level)  # for every block: a machine that is busy may draw no picture while something is said
             with self._lock:
                 if self._holds or not self._push_to_talk:
                     client.send_audio(block)
@@ -127,7 +128,6 @@ class _Talk:
                 screen.line("", f"({hint})", "quiet")
             while not self._over.is_set() and not self._quits:
                 self._press(keys.read(_FRAME, self._over), client, screen)
-                activity.spoke(microphone.level)
                 screen.refresh(microphone.level, speaker.level, self._state(client), hint)
                 if microphone.is_said and activity.is_quiet and not speaker.is_heard(_AFTERWARDS):
                     break
