@@ -40,16 +40,32 @@ __all__ = [
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
+def _check_encoding(owner: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(f"AudioFormat.encoding must be text, such as 'pcm16', not {value!r}", code="invalid_audio")
+
+
+def _check_rate(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    try:
+        is_rate = operator.index(value) > 0
+    except TypeError:
+        is_rate = False
+    if not is_rate:
+        raise ConfigError(f"AudioFormat.sample_rate must be a whole number of Hz above 0, not {value!r}", code="invalid_audio")
+
+
 @attrs.frozen
 class AudioFormat:
     """How sound is written: ``encoding`` and ``sample_rate`` in Hz; always one channel.
 
     ``pcm16`` is signed 16 bit, little endian; ``g711_ulaw`` and ``g711_alaw`` have one byte per sample. ``opus`` is compressed:
     it can be named, but has no bytes per sample and no duration by length.
+
+    Raises: `ConfigError` for a rate that is no whole number above 0.
     """
 
-    encoding: str = "pcm16"
-    sample_rate: int = 24000
+    encoding: str = attrs.field(default="pcm16", validator=_check_encoding)
+    sample_rate: int = attrs.field(default=24000, validator=_check_rate)
 
     @property
     def sample_width(self) -> int:
@@ -456,9 +472,6 @@ class Converter:
         self._resampler: _RatioResampler | _SoxrResampler | None = None
         target.sample_width  # noqa: B018 - raises for a compressed encoding
         if source.sample_rate != target.sample_rate:
-            for audio_format in (source, target):
-                if audio_format.sample_rate < 1:
-                    raise ConfigError(f"a sample rate of {audio_format.sample_rate} Hz is not possible", code="invalid_audio")
             self._resampler = _resampler(source.sample_rate, target.sample_rate)
 
     def convert(self, data: Buffer) -> bytes:

@@ -246,6 +246,11 @@ class Tool(FrozenByFields):
     function: Callable[..., Any] | None = attrs.field(default=None, eq=False, repr=False)
     timeout: float = attrs.field(default=30.0, validator=[_said, _number(0.001, 86_400)])
 
+    @function.validator
+    def _check_function(self, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is not None and not callable(value):
+            raise _fail(self, attribute, value, "a function, or None for calls that the program answers itself")
+
     @name.validator
     def _check_name(self, attribute: attrs.Attribute[Any], value: object) -> None:
         if not isinstance(value, str) or not value.strip():
@@ -366,14 +371,16 @@ class RealtimeConfig(FrozenByFields):
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> RealtimeConfig:
-        """Read the form of `to_dict`. Raises: `ConfigError` for a key that does not exist or a wrong value."""
+        """Read the form of `to_dict`. Raises: `ConfigError` for what is no mapping, a key that does not exist or a wrong value."""
+        if not isinstance(value, Mapping):  # an empty file of settings is None
+            raise ConfigError(f"RealtimeConfig.from_dict takes a dict as to_dict() gives it, not {type(value).__name__}")
         parts = {"turn_detection": TurnDetection, "transcription": Transcription}
         given = dict(value)
         unset = given.pop("unset", [])
         if not isinstance(unset, list):
             raise ConfigError(f'"unset" must be a list of field names, not {type(unset).__name__}')
         for name in (*given, *unset):
-            if name not in _DEFAULTS:
+            if not isinstance(name, str) or name not in _DEFAULTS:
                 raise ConfigError(f"RealtimeConfig has no field {name!r}; it has: {', '.join(_DEFAULTS)}")
         given.update(dict.fromkeys(unset, UNSET))
         for name, part in parts.items():

@@ -226,10 +226,13 @@ def test_a_tool_object_is_written_without_its_function() -> None:
         ({"turn_detection": {"type": "none"}}, "TurnDetection.type must be one of"),
         ({"transcription": {"model": 5}}, "Transcription.model must be text"),
         ({"sample_rate": "24000"}, "sample_rate must be"),
+        ({"unset": [["voice"]]}, r"has no field \['voice'\]"),
+        (None, "takes a dict as to_dict\\(\\) gives it, not NoneType"),
+        ([], "takes a dict .* not list"),
     ],
 )
-def test_a_wrong_file_is_refused(written: dict[str, Any], problem: str) -> None:
-    """A key or value that cannot be is named."""
+def test_a_wrong_file_is_refused(written: Any, problem: str) -> None:
+    """A key or value that cannot be is named, and an empty file is none of settings."""
     with pytest.raises(ConfigError, match=problem):
         RealtimeConfig.from_dict(written)
 
@@ -250,6 +253,7 @@ def test_a_wrong_file_is_refused(written: dict[str, Any], problem: str) -> None:
         (lambda: Tool(name=" "), "Tool.name must be a name"),
         (lambda: Tool(name=5), "Tool.name must be a name"),  # type: ignore[arg-type]
         (lambda: Tool(name="x", parameters=[]), "Tool.parameters must be a dict"),  # type: ignore[arg-type]
+        (lambda: Tool(name="x", function="x"), "Tool.function must be a function"),  # type: ignore[arg-type]
         (lambda: Tool(name="x", timeout=0), "Tool.timeout must be a number"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import os
@@ -278,6 +279,10 @@ def test_without_miniaudio_the_pip_line_is_named() -> None:
         lambda: Speaker(audio=AudioFormat("opus", 48000)),
         lambda: Microphone(audio=AudioFormat("pcm16", 11025)),
         lambda: Microphone(7),  # type: ignore[arg-type]
+        lambda: Microphone(pipe="a.raw"),  # type: ignore[arg-type]
+        lambda: Speaker(pipe="a.raw"),  # type: ignore[arg-type]
+        lambda: Speaker(pipe=io.StringIO()),  # type: ignore[arg-type]
+        lambda: list_devices("inputs"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_arguments_are_refused_at_once(make: Callable[[], object]) -> None:
@@ -398,6 +403,17 @@ def test_pipes_in_place_of_devices() -> None:
         speaker.write(tone(0.1))
         eventually(lambda: speaker.played_ms == 100)
     assert tone(0.1) in output.getvalue()
+
+
+@pytest.mark.parametrize("opened", [open, gzip.open])
+def test_a_pipe_goes_on_where_the_program_has_read_to(tmp_path: pathlib.Path, opened: Callable[..., Any]) -> None:
+    """What a file has read ahead, while the program read a header, is heard; a file that unpacks gives what it unpacked."""
+    with opened(tmp_path / "a", "wb") as made:
+        made.write(b"H" * 44 + tone(0.1))
+    with opened(tmp_path / "a", "rb") as source:
+        assert source.read(44) == b"H" * 44
+        with Microphone(pipe=source) as microphone:
+            assert b"".join(microphone) == tone(0.1)
 
 
 def test_a_pipe_that_gives_nothing_can_be_stopped() -> None:

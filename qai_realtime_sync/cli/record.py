@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pathlib
 import shlex
@@ -107,6 +108,8 @@ def _turns(given: Sequence[str]) -> Iterator[tuple[str, bytes]] | list[tuple[str
 
 
 def _lines() -> Iterator[tuple[str, bytes]]:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is refused with words, as in an argument
     while True:
         if sys.stdin.isatty():
             print("you (Ctrl-D ends): ", end="", file=sys.stderr, flush=True)

@@ -51,7 +51,7 @@ class RecordedSound:
                 channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
                 frames = min(file.getnframes(), (path.stat().st_size - 44) // max(1, channels * width))
         except (OSError, EOFError, wave.Error, struct.error) as error:
-            return None, f"{path.name} cannot be read as a WAV file ({error or 'it ends too early'}): nothing to listen to"
+            return None, f"{path.name} cannot be read as a WAV file ({str(error) or 'it ends too early'}): nothing to listen to"
         if width != 2:
             return None, f"{path.name} has {8 * width} bits per sample; save it with 16 bits (PCM)"
         if channels not in (1, 2) or not 1000 <= rate <= 400_000:

@@ -14,7 +14,7 @@ from qai_realtime_sync.cli.assistant import load_object
 from qai_realtime_sync.cli.json_events import follow_as_json
 from qai_realtime_sync.cli.live import Live
 from qai_realtime_sync.cli.recorded import config_of, event_of, find_recording
-from qai_realtime_sync.cli.sound_files import write_wav
+from qai_realtime_sync.cli.sound_files import check_writable, is_same_file, write_wav
 from qai_realtime_sync.cli.terminal import json_line, say
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.turns import Turn
@@ -49,6 +49,10 @@ def _speed(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     """Replay; return 0, or 1 if `--verify` found a difference. Raises: `ConfigError` for what is no recording."""
     folder = find_recording(arguments.folder)
+    if arguments.out:  # known before, not after an hour of replaying
+        check_writable(arguments.out)
+        if is_same_file(arguments.out, folder / "conversation.wav"):
+            raise ConfigError(f"--out {arguments.out!r} is the recording's own sound; name another file", code="invalid_path")
     again = _Again(folder, arguments)
     again.run()
     turns = again.client.conversation

@@ -45,7 +45,7 @@ def timeline_picture(found: Recorded, lines: Sequence[Line], delays: Sequence[De
     peaks = found.sound.peaks(per_second) if found.sound is not None else []
     for number, axis in enumerate(axes):
         _row(axis, number * per_row, per_row, peaks, per_second, lines, delays)
-    title = f"{found.folder.resolve().name}: {clock(found.duration)} minutes"
+    title = f"{_drawable(found.folder.resolve().name)}: {clock(found.duration)} minutes"
     axes[0].set_title(title, loc="left", color=_INK, fontsize=13, parse_math=False)
     _save(figure, path)
 
@@ -151,12 +151,17 @@ def _line(axis: Any, line: Line, begins: float, ends: float) -> None:
 
 def _label(axis: Any, at: float, height: float, text: str, colour: str, begins: float, ends: float, *, left: bool = False) -> None:
     if begins <= at <= ends:
-        short = " ".join(text.split()) + " " * left
+        short = " ".join(_drawable(text).split()) + " " * left
         short = short if len(short) <= _LONGEST_LABEL else short[: _LONGEST_LABEL - 1] + "…"
         late = left or at > begins + 0.93 * (ends - begins)
         axis.text(
             at, height, short, color=colour, fontsize=8, ha="right" if late else "left", va="bottom", clip_on=True, parse_math=False
         )
+
+
+def _drawable(text: str) -> str:
+    """The text without halves of characters, which JSON and names of files may have, and no font can draw."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _plain(axis: Any) -> None:

@@ -87,7 +87,11 @@ def recording_of(what: str) -> bytes:
     separators = [separator for separator in (os.sep, os.altsep) if separator]
     is_path = not any(map(str.isspace, what)) and any(separator in what for separator in separators)
     if is_path or what.lower().endswith(".wav"):
-        raise ConfigError(f"there is no file {what!r}; give the path of a WAV file, or a sentence", code="invalid_wav")
+        found = f"{what!r} is a folder" if os.path.isdir(what) else f"there is no file {what!r}"
+        raise ConfigError(f"{found}; give the path of a WAV file, or a sentence", code="invalid_wav")
+    if not what.isascii() and what != what.encode("utf-8", "replace").decode("utf-8"):  # bytes that Python could only keep as halves
+        why = "its bytes are not in the encoding that is set here; write it in UTF-8"
+        raise ConfigError(f"{what!r} is no text: {why}", code="invalid_text")
     return b""
 
 

@@ -5,49 +5,53 @@ from __future__ import annotations
 import io
 import os
 import wave
-from array import array
 from typing import BinaryIO
 
 from qai_realtime_sync import RealtimeClient
 from qai_realtime_sync.audio import AudioFormat, Converter
+from qai_realtime_sync.client.wav_in import WavIn
 from qai_realtime_sync.errors import ConfigError, UnsupportedCommandError
 
-__all__ = ["check_writable", "end_turn", "is_folder", "read_wav", "send_all", "write_wav"]
+__all__ = ["check_writable", "end_turn", "is_folder", "is_same_file", "read_wav", "send_all", "write_wav"]
 
 _SHORTEST = 0.1  # seconds: of less the services make no turn
 _SILENCE = 2.0  # seconds: after so much every service takes a turn for finished
 
 
 def read_wav(path: str | os.PathLike[str], audio: AudioFormat) -> bytes:
-    """Return the sound of a WAV file, 8 or 16 bit, any rate, its channels mixed to one, as PCM16 in the rate of ``audio``.
+    """Return the sound of a WAV file of any kind that the client reads, its channels mixed to one, as PCM16 in the rate of ``audio``.
 
     Raises: `ConfigError` if it cannot be read, or is shorter than a service takes.
     """
+    name = repr(os.fspath(path))
     try:
-        with wave.open(os.fspath(path), "rb") as file:
-            channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
-            data = file.readframes(file.getnframes())
-    except (OSError, EOFError, wave.Error) as error:
-        why = getattr(error, "strerror", None) or str(error) or "it is empty, or ends too early"
-        raise ConfigError(f"{str(path)!r} cannot be read as a WAV file: {why}", code="invalid_wav") from error
-    if width not in (1, 2):
-        raise ConfigError(f"{str(path)!r} has {8 * width} bits per sample; save it with 16 bits (PCM)", code="invalid_wav")
-    samples = array("h", (256 * (value - 128) for value in data)) if width == 1 else array("h", data[: len(data) // 2 * 2])
-    if channels > 1:
-        samples = array("h", (sum(samples[at : at + channels]) // channels for at in range(0, len(samples) - channels + 1, channels)))
-    if not samples:
-        raise ConfigError(f"{str(path)!r} holds no sound", code="invalid_wav")
-    converter = Converter(AudioFormat("pcm16", rate), audio)
-    pcm = converter.convert(samples.tobytes()) + converter.flush()
+        with open(path, "rb") as file:
+            wav = WavIn(file)
+            converter = Converter(wav.audio, audio)
+            sound = b"".join(wav.pieces())
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read as a WAV file: {error.strerror or error}", code="invalid_wav") from error
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}", code=str(error.code)) from error
+    if not sound:
+        raise ConfigError(f"{name} holds no sound", code="invalid_wav")
+    pcm = converter.convert(sound) + converter.flush()
     if len(pcm) < _SHORTEST * audio.bytes_per_second:
-        least = f"a service wants at least {_SHORTEST:g} s of sound"
-        raise ConfigError(f"{str(path)!r} is too short: {least}", code="invalid_wav")
+        raise ConfigError(f"{name} is too short: a service wants at least {_SHORTEST:g} s of sound", code="invalid_wav")
     return pcm
 
 
 def is_folder(out: str) -> bool:
     """Tell whether ``--out`` names a folder: one that is there, or a name that ends with a separator or has no ending."""
     return out != "-" and (os.path.isdir(out) or out.endswith(("/", os.sep)) or not os.path.splitext(out)[1])
+
+
+def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Tell whether two paths lead to one file that is there."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def check_writable(path: str) -> None:

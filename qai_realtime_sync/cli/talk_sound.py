@@ -8,8 +8,9 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
+from qai_realtime_sync.cli.sound_files import is_same_file
 from qai_realtime_sync.config import RealtimeConfig
 from qai_realtime_sync.devices import Microphone, Speaker
 from qai_realtime_sync.errors import ConfigError, RealtimeError
@@ -33,8 +34,12 @@ def speaker_for(arguments: argparse.Namespace, config: RealtimeConfig, lost: Cal
     name = _end(arguments, "output")
     given: dict[str, Any] = {"audio": config.output_audio, "on_lost": lost}
     if name == "-":
-        sound: Any = sys.__stdout__.buffer if sys.__stdout__ else None  # also where what is printed goes elsewhere
-        return Speaker(pipe=sound, **given)
+        if sys.__stdout__ is None:
+            raise ConfigError("standard output is closed, so nobody would hear it; give --output FILE.wav")
+        pipe: Any = sys.__stdout__.buffer  # also where what is printed goes elsewhere
+        return Speaker(pipe=pipe, **given)
+    if _is_file(name) and is_same_file(name, _end(arguments, "input")):
+        raise ConfigError(f"--input and --output are the same file, {name!r}: what is said would be overwritten before it is heard")
     return Speaker(file=name, **given) if _is_file(name) else Speaker(name, **given)
 
 
@@ -46,8 +51,9 @@ def microphone_for(
     half_duplex = speaker if arguments.half_duplex else None
     given: dict[str, Any] = {"audio": config.input_audio, "on_lost": lost, "half_duplex": half_duplex, "silence_after": math.inf}
     if name == "-":
-        source: BinaryIO = sys.stdin.buffer
-        return Microphone(pipe=source, **given)
+        if sys.stdin is None:
+            raise ConfigError("standard input is closed, so nothing can be heard; give --input FILE.wav")
+        return Microphone(pipe=sys.stdin.buffer, **given)
     return Microphone(file=name, **given) if _is_file(name) else Microphone(name, **given)
 
 

@@ -12,7 +12,7 @@ import attrs
 
 from qai_realtime_sync.client.options import DEFAULT_BASE_URL, Options
 from qai_realtime_sync.config import RealtimeConfig, RealtimeSession
-from qai_realtime_sync.dialects import Dialect, choose
+from qai_realtime_sync.dialects import Dialect, by_address, choose
 from qai_realtime_sync.errors import ApiError, ConfigError, RealtimeError
 
 if TYPE_CHECKING:
@@ -87,7 +87,10 @@ class Access:
     def _choose(self) -> type[Dialect]:
         options, session = self._options, self._session
         url = session.ws_url if not options.mint or self._minted else ""  # until then it is the address of the REST calls
-        return choose(options.dialect, options.provider or session.provider, url, options.config.model, gateway=self.gateway)
+        provider = options.provider or session.provider
+        if self._minted and by_address(url) is not None:
+            provider = ""  # a provider that the gateway does not know mints a token for another (source: gateway REST)
+        return choose(options.dialect, provider, url, options.config.model, gateway=self.gateway)
 
     def _make_billing(self, clock: Callable[[], float], after: Callable[[float, Callable[[], None]], Any]) -> Billing:
         from qai_realtime_sync.client.billing import Billing

@@ -52,6 +52,7 @@ class AudioIn(Speaking):
             raise NotConnectedError("the sound cannot be sent: call connect() first, or use `with client:`")
         target = call.config.input_audio
         pause = wait or (stop or call.over).wait
+        call.waiting.mark()  # once: what is heard while this is sent belongs to it
         started, sent, unchecked = call.clock(), 0.0, 0.0
         with _opened(source, audio or target) as sound:
             for piece in _cut(_converted(sound, target), target.sample_rate // _PIECES_PER_SECOND * target.sample_width):
@@ -60,7 +61,7 @@ class AudioIn(Speaking):
                 if call.closing or call.over.is_set() or (stop is not None and stop.is_set()):
                     break
                 try:
-                    self.send_audio(piece)
+                    self._send_sound(piece)
                 except NotConnectedError:
                     break  # closed in this very moment
                 seconds = len(piece) / target.bytes_per_second
@@ -114,14 +115,16 @@ def _opened(source: Any, raw: AudioFormat) -> _Sound:
             raise ConfigError(f"{str(source)!r} cannot be read: {error.strerror or error}", code="invalid_wav") from error
         try:
             wav = WavIn(file)
-        except BaseException:
+        except BaseException as error:
             file.close()
+            if isinstance(error, ConfigError):
+                raise ConfigError(f"{os.fspath(source)!r}: {error}", code=str(error.code)) from error
             raise
         return _Sound(wav.pieces(), wav.audio, file)
     if isinstance(source, (bytes, bytearray, memoryview)):
         source = io.BytesIO(source)
     if callable(getattr(source, "read", None)):
-        start = source.read(12)
+        start = None if isinstance(source, io.TextIOBase) else source.read(12)
         if not isinstance(start, bytes):
             raise ConfigError("the file must be opened in binary mode, as open(path, 'rb')", code="invalid_audio")
         if start[:4] == b"RIFF" and start[8:] == b"WAVE":

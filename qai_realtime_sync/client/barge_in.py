@@ -22,6 +22,7 @@ _QUIET = 0.01  # of full scale: below it nobody speaks into the microphone
 def speech_began(call: Call) -> list[Event]:
     """React to the user's speech; with ``min_speech`` only once it has lasted that long."""
     call.user_speaks = True
+    call.posting.answer_begins()  # the next answer is to what the user says now
     if call.playback is None or call.options.barge_in is False:
         return []
     if call.options.min_speech <= 0:
@@ -66,7 +67,8 @@ def stop_playing(
     the service's answer to the cancel may be faster than this thread. The service may have cancelled by itself; the error that
     answers our cancel then is not told.
     """
-    stopped = call.playback.stop(reason) if call.playback is not None else None
+    responses = call.responses
+    stopped = call.playback.stop(reason, unkept=responses.beside) if call.playback is not None else None
     if stopped is None:
         return []
     if stopped.error is not None:
@@ -77,9 +79,9 @@ def stop_playing(
     call.make_void(stopped.void)
     if announce is not None:
         announce(stopped.event)
-    active = call.responses.active
-    if active and active in stopped.void:
-        _cancel(call, active)
+    for running in dict.fromkeys(stopped.void):
+        if running and (running == responses.active or responses.runs_beside(running)):
+            _cancel(call, running)
     if call.dialect is not None:
         unsupported = call.dialect.traits.unsupported
         call.submit_quietly(cut for cut in stopped.cuts if type(cut) not in unsupported)
@@ -88,6 +90,7 @@ def stop_playing(
 
 def interrupt(call: Call) -> None:
     """Stop what plays and what is being made, on the program's word; an answer that was asked for and has not begun is given up."""
+    call.posting.give_up()
     pending = call.responses.pending
     for event_id in reversed(pending):  # the newest first, so that none takes the place of another
         call.posting.abandon(event_id, ())

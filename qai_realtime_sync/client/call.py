@@ -162,7 +162,8 @@ class Call:
     @property
     def is_busy(self) -> bool:
         """True while an answer runs, was asked for, or will be when a tool has answered."""
-        return self.responses.is_busy or self.calls.is_busy or self.posting.settling > 0
+        asked = self.responses.is_busy or self.posting.is_asked or self.posting.settling > 0
+        return asked or self.calls.is_busy or self.renewal.awaits_handle
 
     @property
     def is_quiet(self) -> bool:

@@ -229,7 +229,7 @@ class RealtimeClient(Listening, AudioIn):
         closing.abort(self._call)
 
     def __enter__(self) -> RealtimeClient:
-        return self.connect()
+        return self if self._call.lifecycle.state == "open" else self.connect()
 
     def __exit__(self, *_: object) -> None:
         if self._call.is_ours:

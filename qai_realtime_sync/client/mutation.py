@@ -121,6 +121,7 @@ class Mutations:
         Raises: `ConfigError`; `UnsupportedCommandError` for what a new connection would have to bring; what `Call.submit` raises.
         """
         call = self._call
+        _check_extra(extra)
         revision = Revision(dict(fields), dict(extra or {}))
         revision.on(call.config)  # raises for wrong values
         with self._turn:
@@ -181,8 +182,7 @@ class Mutations:
         check_timeout(timeout, zero=False, none="")
         if bridge is not None and not isinstance(bridge, str):
             raise ConfigError(f"bridge must be text, not {type(bridge).__name__}")
-        if extra is not None and not isinstance(extra, Mapping):
-            raise ConfigError(f"extra must be a dict of session fields, not {type(extra).__name__}")
+        _check_extra(extra)
         names = frozenset(fields) | {f"extra.{key}" for key in extra or {}}
         mutation = ContextMutation(names, self._call.delivery.check_not_in_handler)
         superseded: list[ContextMutation] = []
@@ -345,3 +345,8 @@ class Mutations:
             mutation.come_to(outcome, attempt, error)
         if members:
             self._call.announce(ContextMutated(outcome=outcome, attempt=attempt, error=error))
+
+
+def _check_extra(extra: object) -> None:
+    if extra is not None and not isinstance(extra, Mapping):
+        raise ConfigError(f"extra must be a dict of session fields, not {type(extra).__name__}")

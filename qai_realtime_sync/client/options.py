@@ -69,6 +69,20 @@ def _check_count(_: object, attribute: attrs.Attribute[Any], value: Any) -> None
         raise ConfigError(f"{attribute.name} must be a whole number above 0, not {value!r}")
 
 
+def _check_flag(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{attribute.name} must be True or False, not {value!r}")
+
+
+def _check_ssl_context(_: object, __: object, value: object) -> None:
+    # By what is called of it: loading the ssl module here would cost every plain client its time and memory.
+    if value is not None and not callable(getattr(value, "wrap_bio", None)):
+        raise ConfigError(
+            f"ssl_context must be an ssl.SSLContext, not {type(value).__name__}; for a file of certificates: "
+            "ssl.create_default_context(cafile=path)"
+        )
+
+
 def _check_optional_flag(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and not isinstance(value, bool):
         raise ConfigError(f"{attribute.name} must be True, False or None, not {value!r}")
@@ -122,7 +136,7 @@ class Options(FrozenByFields):
     base_url: str | None = attrs.field(default=None, validator=_check_text)
     session: RealtimeSession | None = None
     provider: str = attrs.field(default="", validator=_check_text)
-    mint: bool = False
+    mint: bool = attrs.field(default=False, validator=_check_flag)
     dialect: Any = "auto"
     reconnect: ReconnectPolicy | None = attrs.field(factory=ReconnectPolicy, converter=policy_of)
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_check_headers)
@@ -139,9 +153,9 @@ class Options(FrozenByFields):
     max_audio: float = attrs.field(default=30.0, converter=_bounded, validator=_check_seconds)
     tool_threads: int = attrs.field(default=4, validator=_check_count)
     max_size: int = attrs.field(default=16 * 2**20, validator=_check_count)
-    ssl_context: Any = attrs.field(default=None, repr=False)
+    ssl_context: Any = attrs.field(default=None, repr=False, validator=_check_ssl_context)
     proxy: str | Literal[False] | None = attrs.field(default=None, repr=False)
-    allow_insecure: bool = False
+    allow_insecure: bool = attrs.field(default=False, validator=_check_flag)
     clock: Callable[[], float] = time.monotonic
     random: Callable[[], float] = _random
     dialer: Callable[..., Any] | None = None

@@ -39,10 +39,12 @@ from qai_realtime_sync.events import (
     Reconnected,
     ResponseCreated,
     ResponseDone,
+    ResumptionUpdate,
     SessionCreated,
     SessionReady,
     SpeechStarted,
     SpeechStopped,
+    TranscriptDelta,
     TranscriptDone,
     Usage,
 )
@@ -102,6 +104,7 @@ def _session_ready(call: Call, event: SessionReady) -> list[Event]:
     call.mutations.opening()
     call.turns.connected(call.config.turn_detection)
     call.void.clear()
+    call.renewal.begin()
     call.outbox.open(connection)
     call.mutations.opened()
     call.posting.post_held(call.responses.next())
@@ -118,7 +121,8 @@ def _tell_history(call: Call) -> None:
     waiting = [command.text for command in call.outbox.held(SendText) if call.posting.was_noted(command)]
     answered = SendText in call.dialect.traits.answers_by_itself
     if answered:  # history would bring no answer there
-        commands = [command for command in commands if command.role != "user" or command.text not in waiting]
+        again = (*waiting, "\n".join(waiting))  # several that were written one after the other are one turn
+        commands = [command for command in commands if command.role != "user" or command.text not in again]
     if commands and SendContext not in call.dialect.traits.unsupported:
         characters = sum(len(command.text) for command in commands)
         log.info(
@@ -159,7 +163,7 @@ def _audio(call: Call, event: AudioDelta) -> Sequence[Event] | None:
     if event.response_id in call.void:
         return None
     if call.sound.converts_incoming:
-        event.audio = call.sound.incoming(event.audio)
+        event.audio = call.sound.incoming(event.audio, event.response_id)
     call.heard_bytes += len(event.audio)
     if call.playback is not None:
         _play(call, event)
@@ -177,7 +181,7 @@ def _play(call: Call, event: AudioDelta) -> None:
 
 
 def _audio_done(call: Call, event: AudioDone) -> list[Event]:
-    rest = call.sound.incoming_end()
+    rest = call.sound.incoming_end(event.response_id)
     if rest and event.response_id not in call.void:
         last = AudioDelta(
             audio=rest,
@@ -192,15 +196,20 @@ def _audio_done(call: Call, event: AudioDone) -> list[Event]:
 
 
 def _response_created(call: Call, event: ResponseCreated) -> list[Event]:
+    if not call.posting.answer_begins():
+        call.make_void([event.response_id])
     call.posting.post_held(call.responses.told(event))
     return []
 
 
 def _response_done(call: Call, event: ResponseDone) -> list[Event]:
+    call.renewal.answered()
+    if event.response_id != call.responses.active:
+        call.posting.answer_begins()  # it had nothing in it, and so no beginning
     call.meter.told(event)
     call.posting.post_held(call.responses.told(event))
     call.posting.follow_tools(event)
-    call.sound.incoming_end()  # of an answer that was cut off: what the filter still holds must not begin the next one
+    call.sound.incoming_end(event.response_id)  # of an answer that was cut off: what the filter still holds is not wanted
     if call.playback is not None:
         call.playback.told(event)
         watch_playback(call)
@@ -210,6 +219,17 @@ def _response_done(call: Call, event: ResponseDone) -> list[Event]:
 
 def _metered(call: Call, event: Event) -> list[Event]:
     call.meter.told(event)
+    return []
+
+
+def _words(call: Call, event: TranscriptDelta) -> Sequence[Event]:
+    if event.source == "input" and call.posting.is_due:
+        call.posting.answer_begins()  # the next answer is to what the user says now
+    return ()
+
+
+def _resumption(call: Call, event: ResumptionUpdate) -> list[Event]:
+    call.renewal.may_resume(event.resumable)
     return []
 
 
@@ -230,6 +250,12 @@ def _interrupted(call: Call, event: Interrupted) -> list[Event]:
         return []  # the service is less patient than the program: what has come plays on until the speech was long enough
     call.make_void([event.response_id])
     return stop_playing(call, "barge_in")
+
+
+def _function_called(call: Call, event: FunctionCall) -> list[Event]:
+    if event.response_id in call.responses.beside:
+        event.expects_result = False  # the conversation does not have this call: a result of it would be refused
+    return _tool(call, event)
 
 
 def _tool(call: Call, event: Event) -> list[Event]:
@@ -257,14 +283,16 @@ _REACTIONS: dict[type[Event], Callable[[Call, Any], Sequence[Event] | None]] = {
     ResponseCreated: _response_created,
     ResponseDone: _response_done,
     Interrupted: _interrupted,
-    FunctionCall: _tool,
+    FunctionCall: _function_called,
     FunctionCallCancelled: _tool,
     OutputItemDone: _tool,
     SpeechStarted: _speech_started,
     SpeechStopped: _speech_stopped,
     PlaybackStopped: _playback_stopped,
     Reconnected: _metered,
+    TranscriptDelta: _words,
     TranscriptDone: _metered,
     Usage: _metered,
+    ResumptionUpdate: _resumption,
     GoingAway: _going_away,
 }

@@ -12,6 +12,7 @@ __all__ = ["Renewal"]
 
 _LEAD = 60.0
 _LAST_MOMENT = 5.0
+_HANDLE_COMES_WITHIN = 2.0
 
 
 class Renewal:
@@ -21,6 +22,32 @@ class Renewal:
         self._call = call
         self._timers: list[Timer] = []
         self._due = False
+        self._may_resume = True  # as the service said last
+        self._handle_by = 0.0  # an answer has ended, and until then the handle may come that knows of it
+
+    @property
+    def awaits_handle(self) -> bool:
+        """True just after an answer, while the service has not said yet that it may be resumed again.
+
+        The handle there is is older than the answer: who resumed with it would make the service forget that (source: Gemini's SDK).
+        """
+        return not self._may_resume and self._call.clock() < self._handle_by
+
+    def begin(self) -> None:
+        """A connection is ready, and nothing was said about resuming it."""
+        self._may_resume = True
+
+    def may_resume(self, yes: bool) -> None:
+        """The service says whether it may be resumed at the moment."""
+        was, self._may_resume = self._may_resume, yes
+        if yes and not was:
+            self._call.settled()
+
+    def answered(self) -> None:
+        """An answer is over."""
+        if not self._may_resume:
+            self._handle_by = self._call.clock() + _HANDLE_COMES_WITHIN
+            self._call.sender.after(_HANDLE_COMES_WITHIN, self._call.settled)
 
     def expect_end(self, seconds: float) -> None:
         """The service will end the session in ``seconds``."""

@@ -10,6 +10,8 @@ from qai_realtime_sync.errors import ConfigError
 
 __all__ = ["SoundPath"]
 
+_MOST_ANSWERS = 16  # whose sound is converted at the same time
+
 
 class SoundPath:
     """Both directions of one conversation. Outgoing may be used by several threads, incoming by the one that delivers."""
@@ -19,7 +21,10 @@ class SoundPath:
         self._lock = threading.Lock()  # guards the outgoing half, so that two threads' samples are not torn apart
         self._aligner = SampleAligner(self._ours_in.sample_width)
         self._outgoing: Converter | None = None
-        self._incoming: Converter | None = None
+        self._incoming_formats: tuple[AudioFormat, AudioFormat] | None = None
+        # By answer: one beside the conversation may be told between the pieces of another, and each has a filter's state of its own.
+        self._incoming: dict[str, Converter] = {}
+        self._idle: Converter | None = None  # of an answer that is over: a filter takes a millisecond to make
         self.muted = False
         self.last = b""  # what was given last of the user's sound
         self.converts_incoming = False
@@ -29,8 +34,12 @@ class SoundPath:
         """The service takes and sends these formats; ``None`` = what the configuration says."""
         with self._lock:
             self._outgoing = self._converter(self._outgoing, self._ours_in, taken)
-        self._incoming = self._converter(self._incoming, sent, self._ours_out)
-        self.converts_incoming = self._incoming is not None
+        formats = (sent, self._ours_out) if sent is not None and sent != self._ours_out else None
+        if formats != self._incoming_formats:
+            self._incoming.clear()
+            self._idle = Converter(*formats) if formats is not None else None
+        self._incoming_formats = formats
+        self.converts_incoming = formats is not None
 
     @property
     def sends(self) -> AudioFormat:
@@ -73,13 +82,25 @@ class SoundPath:
             if self._outgoing is not None:
                 self._outgoing.flush()
 
-    def incoming(self, audio: bytes) -> bytes:
-        """Return the assistant's sound in the program's format."""
-        return self._incoming.convert(audio) if self._incoming is not None else audio
+    def incoming(self, audio: bytes, response_id: str = "") -> bytes:
+        """Return a piece of an answer's sound in the program's format."""
+        if self._incoming_formats is None:
+            return audio
+        converter = self._incoming.get(response_id)
+        if converter is None:
+            converter, self._idle = self._idle or Converter(*self._incoming_formats), None
+            self._incoming[response_id] = converter
+            if len(self._incoming) > _MOST_ANSWERS:
+                del self._incoming[next(iter(self._incoming))]  # its end was never told
+        return converter.convert(audio)
 
-    def incoming_end(self) -> bytes:
-        """Return what the conversion still holds at the end of an answer."""
-        return self._incoming.flush() if self._incoming is not None else b""
+    def incoming_end(self, response_id: str = "") -> bytes:
+        """Return what the conversion of an answer's sound still holds; what comes next of it begins anew."""
+        converter = self._incoming.pop(response_id, None)
+        if converter is None:
+            return b""
+        self._idle = converter
+        return converter.flush()
 
     @staticmethod
     def _converter(old: Converter | None, source: AudioFormat | None, target: AudioFormat | None) -> Converter | None:

@@ -91,9 +91,14 @@ class Speaking:
         if os.getpid() != call.pid:
             call.check_process()
         call.waiting.mark()
-        whole = call.sound.outgoing(audio)
+        self._send_sound(audio)
+
+    def _send_sound(self, audio: bytes | bytearray | memoryview) -> None:
+        if type(audio) is memoryview and not audio.c_contiguous:
+            audio = audio.tobytes()  # every other sample of something, say
+        whole = self._call.sound.outgoing(audio)
         if whole:
-            call.outbox.put(SendAudio(audio=whole))
+            self._call.outbox.put(SendAudio(audio=whole))
 
     def send_audio_base64(self, audio: str) -> None:
         """As `send_audio`, for sound that is base64 text. Raises: `ConfigError` for text that is not base64."""
@@ -197,7 +202,7 @@ class Speaking:
             return self._collect(collected, stream, deadline, timeout)
         except BaseException:  # also Ctrl-C: nobody will take the answer
             if not call.over.is_set():
-                call.posting.abandon(collected.request_id, collected.answer.response_ids)
+                call.posting.abandon(collected.request_id or collected.event_id, collected.answer.response_ids)
             raise
         finally:
             call.asked = None
@@ -239,7 +244,13 @@ class Speaking:
         out_of_band: bool = False,
         input: list[dict[str, Any]] | None = None,
     ) -> str:
-        """Ask for an answer now; held while another runs, unless ``out_of_band``. What is given replaces the session's for this one."""
+        """Ask for an answer now; held while another runs, unless ``out_of_band``. What is given replaces the session's for this one.
+
+        Raises: `ConfigError` for modalities, tools or input that are no list.
+        """
+        for name, value in (("modalities", modalities), ("tools", tools), ("input", input)):
+            if value is not None and not isinstance(value, (list, tuple)):
+                raise ConfigError(f"{name} must be a list, not {value!r}")
         return self._submit(
             CreateResponse(
                 instructions=instructions,
@@ -421,7 +432,8 @@ class _Collected:
     def was_given_up(self, request_ids: list[str]) -> bool:
         """What it waits for is among these requests: the one of the question, or of the results of its tools."""
         requests = map(self.call.calls.follow_up, self.answer.response_ids)
-        return any(one in request_ids for one in (self.request_id, *(request.event_id for request in requests if request is not None)))
+        own = (self.event_id, self.request_id)  # the text itself where the service answers that
+        return any(one in request_ids for one in (*own, *(request.event_id for request in requests if request is not None)))
 
     def _look_again(self) -> None:
         """The service said that an answer had begun before it saw our request: what was taken for ours is another's."""

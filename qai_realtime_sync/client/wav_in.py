@@ -16,7 +16,7 @@ __all__ = ["WavIn"]
 # Source: Microsoft's registry of WAVE format tags (mmreg.h).
 _PCM, _FLOAT, _ALAW, _ULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
 _G711 = {_ALAW: "g711_alaw", _ULAW: "g711_ulaw"}
-_READABLE = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_ALAW, 8), (_ULAW, 8)}
+_READABLE = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64), (_ALAW, 8), (_ULAW, 8)}
 _FRAMES = 4096
 
 
@@ -36,7 +36,8 @@ class WavIn:
         kind = self._format()
         self._tag, self._channels, rate, self._bits = kind
         if (self._tag, self._bits) not in _READABLE or not self._channels or not rate:
-            raise _wrong(f"its sound is of kind {self._tag} with {self._bits} bits; save it as PCM with 16 bits")
+            found = f"kind {self._tag} with {self._bits} bits, {self._channels} channels at {rate} Hz"
+            raise _wrong(f"its sound is of {found}; save it as PCM with 16 bits")
         single = self._channels == 1 and self._tag in _G711
         self.audio = AudioFormat(_G711[self._tag] if single else "pcm16", rate)
         self._as_it_is = single or (self._tag, self._bits, self._channels) == (_PCM, 16, 1)
@@ -91,10 +92,10 @@ class WavIn:
             one = AudioFormat(_G711[self._tag], 8000)
             return _little(array("h", Converter(one, AudioFormat("pcm16", 8000)).convert(data)))
         if self._tag == _FLOAT:
-            floats = array("f", data)
+            floats = array("d" if self._bits == 64 else "f", data)
             if sys.byteorder == "big":  # pragma: no cover - needs such a machine
                 floats.byteswap()
-            return array("h", (max(-32768, min(32767, round(value * 32767))) if value == value else 0 for value in floats))
+            return array("h", map(_of_float, floats))
         if self._bits == 8:
             return array("h", (256 * (value - 128) for value in data))
         if self._bits == 16:
@@ -126,3 +127,8 @@ def _little(samples: array[int]) -> array[int]:
 
 def _wrong(why: str) -> ConfigError:
     return ConfigError(f"this is no WAV file that can be read: {why}", code="invalid_wav")
+
+
+def _of_float(value: float) -> int:
+    """A sample of -1 to 1 in 16 bits; what is louder, infinity too, is cut, and what is no number is silence."""
+    return max(-32768, min(32767, round(max(-2.0, min(2.0, value)) * 32767))) if value == value else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal, Protocol
 
 import attrs
@@ -37,14 +37,19 @@ class Sink(Protocol):
 
 @attrs.define(kw_only=True, eq=False, repr=False)
 class _Piece:
-    """The sound of one item: where it begins on the sink's time line, and how long it is so far."""
+    """The sound of one item, or what of it came in one go: where it begins on the sink's time line, and how long it is so far."""
 
     response_id: str
     item_id: str
     content_index: int
     begins: float
+    before: float = 0.0  # of the same item, in earlier pieces: another answer's sound came between
     length: float = 0.0
     is_of_lost: bool = False  # its connection is gone: it cannot be cut any more, and its ids may come again for something else
+
+    def is_of(self, item_id: str, response_id: str) -> bool:
+        """It is a piece of this item, over the connection there is."""
+        return not self.is_of_lost and self.item_id == item_id and self.response_id == response_id
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -107,24 +112,28 @@ class Playback:
         with self._lock:
             return self._current() is not None
 
-    def stop(self, reason: Literal["barge_in", "interrupt"]) -> Stopped | None:
-        """Silence the sink now; ``None`` if nothing played."""
+    def stop(self, reason: Literal["barge_in", "interrupt"], *, unkept: Collection[str] = ()) -> Stopped | None:
+        """Silence the sink now; ``None`` if nothing played. Items of ``unkept`` answers, which the service forgets, are not cut."""
         with self._lock:
             played = self._played()
             piece = self._current()
             if piece is None:
                 return None
             error = self._clear()
-            cuts: list[Command] = []
+            cuts: dict[tuple[str, str], Command] = {}
             void: list[str] = []
             for unheard in self._pieces:
                 heard = min(max(0.0, played - unheard.begins), unheard.length)
-                if unheard.item_id and not unheard.is_of_lost and (heard < unheard.length or unheard.response_id not in self._ended):
-                    cuts.append(
-                        TruncateItem(item_id=unheard.item_id, audio_end_ms=int(heard), content_index=unheard.content_index)
-                    )
                 void.append(unheard.response_id)
-            heard_ms = int(min(max(0.0, played - piece.begins), piece.length))
+                if not unheard.item_id or unheard.is_of_lost or unheard.response_id in unkept:
+                    continue
+                item = (unheard.item_id, unheard.response_id)
+                if (heard < unheard.length or unheard.response_id not in self._ended) and (heard > 0.0 or item not in cuts):
+                    end = int(unheard.before + heard)
+                    cuts[item] = TruncateItem(item_id=unheard.item_id, audio_end_ms=end, content_index=unheard.content_index)
+            heard_ms = int(piece.before + min(max(0.0, played - piece.begins), piece.length))
+            pieces = [piece, *(one for one in self._pieces if one.is_of(piece.item_id, piece.response_id))]
+            received = max(one.before + one.length for one in pieces)
             self._written = played
             self._pieces.clear()
             self._running_dry = 0.0
@@ -132,10 +141,10 @@ class Playback:
             response_id=piece.response_id,
             item_id=piece.item_id,
             heard_ms=heard_ms,
-            received_ms=int(piece.length),
+            received_ms=int(received),
             reason=reason,
         )
-        return Stopped(event=event, cuts=cuts, void=void, error=error)
+        return Stopped(event=event, cuts=list(cuts.values()), void=void, error=error)
 
     def lost(self) -> None:
         """The connection is gone: what came is played to its end, nothing comes after it, and no item can be cut any more."""
@@ -163,8 +172,8 @@ class Playback:
             return PlaybackStopped(
                 response_id=piece.response_id,
                 item_id=piece.item_id,
-                heard_ms=int(piece.length),
-                received_ms=int(piece.length),
+                heard_ms=int(piece.before + piece.length),
+                received_ms=int(piece.before + piece.length),
                 reason="finished",
             )
 
@@ -175,10 +184,16 @@ class Playback:
             if played > self._written:
                 self._written = played
             piece = self._pieces[-1] if self._pieces else None
-            if piece is None or piece.is_of_lost or (piece.item_id, piece.response_id) != (event.item_id, event.response_id):
+            if piece is None or not piece.is_of(event.item_id, event.response_id):
                 began = Began(self._clock() + (self._written - played) / 1000, self._running_dry)
+                earlier = (one for one in reversed(self._pieces) if one.is_of(event.item_id, event.response_id))
+                before = next((one.before + one.length for one in earlier), 0.0)
                 piece = _Piece(
-                    response_id=event.response_id, item_id=event.item_id, content_index=event.content_index, begins=self._written
+                    response_id=event.response_id,
+                    item_id=event.item_id,
+                    content_index=event.content_index,
+                    begins=self._written,
+                    before=before,
                 )
                 self._pieces.append(piece)
             milliseconds = len(event.audio) * 1000 / self._audio.bytes_per_second

@@ -70,7 +70,7 @@ class Recorder:
         self._wav = self._open_files()
         self._started: float | None = None
         self._now = 0.0
-        self._over = False
+        self._over = self._followed = False
         self._error: OSError | None = None
         self._input, self._output = AudioFormat(), AudioFormat()
         self._turns: Callable[[], list[Turn]] = list
@@ -111,8 +111,13 @@ class Recorder:
         """Learn the formats of a conversation, where its turns are to be had, and whether somebody plays its sound; before it begins.
 
         ``begins`` says when it began, in seconds of the client's clock; without it, it begins with the first event.
+
+        Raises: `ConfigError` for a second conversation: its times are others, and would be laid out as hours of silence.
         """
         with self._lock:
+            if self._followed or self._over:
+                raise ConfigError("this recorder has had a conversation: make a Recorder for each one", code="already_used")
+            self._followed = True
             self._input, self._output = config.input_audio, config.output_audio
             self._turns, self._is_played = turns, is_played
             self._begins = begins if self._clock is None else None

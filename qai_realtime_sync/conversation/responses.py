@@ -38,8 +38,9 @@ class Responses:
         self._requested_first = ""
         # Requests that were on the wire when nobody wanted their answer any more, by their first event id.
         self._abandoned: collections.OrderedDict[str, None] = collections.OrderedDict()
-        self._beside: set[str] = set()
+        self._beside: collections.OrderedDict[str, bool] = collections.OrderedDict()  # by answer: it still runs
         self._beside_requested: dict[str, CreateResponse] = {}
+        self._names_conversations = False  # the service does, for answers of one
 
     @property
     def active(self) -> str:
@@ -79,6 +80,17 @@ class Responses:
             if not command.response_id or command.response_id == self._active:
                 self._held.clear()
             return [command]
+
+    @property
+    def beside(self) -> frozenset[str]:
+        """The newest answers outside the conversation, which has none of their items and calls."""
+        with self._lock:
+            return frozenset(self._beside)
+
+    def runs_beside(self, response_id: str) -> bool:
+        """True while an answer outside the conversation runs."""
+        with self._lock:
+            return self._beside.get(response_id, False)
 
     def cause_of(self, response_id: str) -> str:
         """The event id of the request that this answer is taken to answer, that of its first try; ``""`` if nobody asked for it."""
@@ -179,9 +191,12 @@ class Responses:
 
     def _created(self, event: ResponseCreated) -> list[Command]:
         asked = next((c for c in self._beside_requested.values() if c.metadata and c.metadata == event.metadata), None)
-        if asked is not None and (self._requested is None or self._requested.metadata != event.metadata):
+        self._names_conversations = self._names_conversations or bool(event.conversation_id)
+        if asked is not None and self._may_be_beside(event):
             del self._beside_requested[asked.event_id]
-            self._beside.add(event.response_id)
+            self._beside[event.response_id] = True
+            if len(self._beside) > _MOST_BESIDE:
+                self._beside.popitem(last=False)
             self._note_cause(event.response_id, asked.event_id)
             return []
         self._active = event.response_id or _ON_ITS_WAY
@@ -199,6 +214,12 @@ class Responses:
             self._note_first(ours)
             self._held.insert(0, ours)  # an answer that nobody asked for came first: ours comes after it
         return []
+
+    def _may_be_beside(self, event: ResponseCreated) -> bool:
+        """It says that it is of no conversation (source: OpenAI schema); where services name none, ours with that metadata wins."""
+        if self._names_conversations:
+            return not event.conversation_id
+        return self._requested is None or self._requested.metadata != event.metadata
 
     def _note_cause(self, response_id: str, event_id: str) -> None:
         self._causes[response_id] = event_id
@@ -230,7 +251,7 @@ class Responses:
 
     def _done(self, event: ResponseDone) -> list[Command]:
         if event.response_id in self._beside:
-            self._beside.discard(event.response_id)
+            self._beside[event.response_id] = False
             return []
         if self._active not in ("", _ON_ITS_WAY) and event.response_id not in ("", self._active):
             return []  # an older answer's end, told late

@@ -35,8 +35,8 @@ def tool_from(
     Known annotations: str, int, float, bool, None, Literal, Enum, Optional and unions, list, dict, attrs classes and dataclasses;
     ``Args:`` lines of the docstring describe the parameters. ``parameters`` gives the schema by hand.
 
-    Raises: `ConfigError` for what has no name, an async function, ``*args``, positional-only parameters, or an annotation without a
-    schema.
+    Raises: `ConfigError` for what has no name, an async or generator function, ``*args``, positional-only parameters, or an annotation
+    without a schema.
     """
     title = name or getattr(function, "__name__", "")
     if not callable(function):
@@ -44,8 +44,11 @@ def tool_from(
     if not name and not title.isidentifier():
         shown = title or type(function).__name__
         raise ConfigError(f'{shown} is no name that a model could call: pass name=, as @client.tool(name="...")')
-    if inspect.iscoroutinefunction(function):
+    called = (function, type(function).__call__)  # of an object its class says what a call is
+    if any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in called):
         raise ConfigError(f"tool {title} is an async function, and nothing here would await it; use a plain function")
+    if any(map(inspect.isgeneratorfunction, called)):
+        raise ConfigError(f"tool {title} is a generator, and a call has one result: return it, a list for several, instead of yielding")
     summary, notes = _docstring(function)
     schema = dict(parameters) if parameters is not None else _signature_schema(function, title, notes)
     return Tool(name=title, description=description or summary, parameters=schema, function=function, timeout=timeout)

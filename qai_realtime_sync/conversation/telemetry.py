@@ -86,6 +86,7 @@ class Telemetry:
         self._content = content
         self._now = now
         self._lock = threading.Lock()  # guards everything below
+        self._followed = False
         self._offset = 0
         self._begins: Callable[[], float] = float
         self._begun_at = 0.0
@@ -96,8 +97,14 @@ class Telemetry:
         self._turn_began: int | None = None
 
     def follow(self, config: RealtimeConfig, clock: Callable[[], float], begins: Callable[[], float], provider: str) -> None:
-        """Learn of the conversation what its spans should say; the parent of the session's span is the one that is current now."""
+        """Learn of the conversation what its spans should say; the parent of the session's span is the one that is current now.
+
+        Raises: `ConfigError` for a second conversation: the spans of both would be mixed up.
+        """
         with self._lock:
+            if self._followed:
+                raise ConfigError("this Telemetry has a client: make one for each", code="already_used")
+            self._followed = True
             self._offset = self._now() - round(clock() * 1e9)
             self._begins = begins
             self._parent = self._context.get_current()

@@ -29,6 +29,7 @@ class _Call:
     answered: bool = False  # a result was given: a second one is dropped
     sent: bool = False  # and it is on its way to the service: the next answer may be asked for
     unwanted: bool = False
+    lost: bool = False  # with the connection it was made over: the same id may come again
 
 
 @attrs.define(eq=False, repr=False)
@@ -175,10 +176,10 @@ class ToolCalls:
                 found[1].answered = False
 
     def is_wanted(self, call_id: str) -> bool:
-        """False for a call whose result nobody waits for any more."""
+        """False for a call whose result nobody waits for any more; one that never had a result to give is run all the same."""
         with self._lock:
             found = self._find(call_id)
-            return found is None or not (found[1].unwanted or found[1].answered)
+            return found is None or not (found[1].unwanted or (found[1].answered and found[1].event.expects_result))
 
     def follow_up(self, response_id: str) -> CreateResponse | None:
         """The request for the next answer that the results of this one's calls led to."""
@@ -211,14 +212,17 @@ class ToolCalls:
             self._given_up.clear()
             for this_round in self._rounds.values():
                 for call in this_round.calls.values():
-                    call.unwanted = True
+                    call.unwanted = call.lost = True
 
     # -- under the lock and around it ------------------------------------------------------------------------------------------
 
     def _called(self, event: FunctionCall) -> list[Command]:
         with self._lock:
-            if event.call_id in self._round_of:
+            known = self._find(event.call_id)
+            if known is not None and not known[1].lost:
                 return []
+            if known is not None:  # it was resumed from before the call, and makes it again
+                del known[0].calls[event.call_id]
             self._remember(event)
         return [] if self._items and event.response_id else self._start([event.call_id])
 

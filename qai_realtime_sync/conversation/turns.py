@@ -51,6 +51,7 @@ class _Open:
     asking: set[str] = attrs.field(factory=set)  # answers that called a function: another answer follows them
     answers: dict[tuple[str, str], str] = attrs.field(factory=dict)
     heard: dict[str, str] = attrs.field(factory=dict)
+    typed: list[str] = attrs.field(factory=list)
     pieces: dict[tuple[str, bool], str] = attrs.field(factory=dict)  # (answer, spoken or not) without items -> its text so far
     kept: dict[tuple[str, str], str] = attrs.field(factory=dict)  # what was cut: the text the service keeps of it
     cut: tuple[str, str] | None = None  # the item that was cut here, as a key of answers
@@ -96,7 +97,8 @@ class Turns:
         with self._lock:
             if isinstance(command, SendText):
                 current = self._for_user("")
-                current.turn.user = f"{current.turn.user}\n{command.text}".strip()
+                current.typed.append(command.text)
+                self._join_user(current)
                 if current.turn.speech_stopped_at is None:
                     current.turn.speech_stopped_at = at
             elif isinstance(command, SendFunctionResult):
@@ -197,7 +199,7 @@ class Turns:
                 again = event.response_id and before and words.startswith(before)  # the same utterance, told again and perhaps longer
                 words = words if again else f"{before} {words}".strip()
             current.heard[event.item_id or event.response_id] = words
-            current.turn.user = " ".join(text for text in current.heard.values() if text)
+            self._join_user(current)
         else:
             self._answered(event, event.transcript, event.final)
 
@@ -252,7 +254,8 @@ class Turns:
         self.noted[type(event)] = event.response_id
 
     def _created(self, event: ResponseCreated, at: float) -> None:
-        if event.metadata and event.metadata in self._apart:
+        if event.metadata and event.metadata in self._apart and not event.conversation_id:
+            self._apart.remove(event.metadata)  # a later answer of the conversation may carry the same
             self._beside = [*self._beside[-_MOST_EARLY:], event.response_id]
             return
         self._for_answer(event.response_id).running.add(event.response_id)
@@ -309,6 +312,11 @@ class Turns:
         return current
 
     # -- joining ---------------------------------------------------------------------------------------------------------------
+
+    def _join_user(self, current: _Open) -> None:
+        """What was spoken, then what was typed: words of the one may come when the other is there already."""
+        spoken = " ".join(text for text in current.heard.values() if text)
+        current.turn.user = "\n".join([spoken, *current.typed]).strip()
 
     def _new(self) -> _Open:
         self._number += 1

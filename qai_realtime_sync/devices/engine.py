@@ -47,8 +47,10 @@ class Device:
 def list_devices(kind: Literal["input", "output"] | None = None, *, backend: str = "") -> list[Device]:
     """Return the devices there are; none where there is no sound card. ``backend`` asks only that one, like ``pulseaudio``.
 
-    Raises: `ConfigError` without miniaudio, or for a backend that it does not have here.
+    Raises: `ConfigError` without miniaudio, or for a backend that it does not have here, or another ``kind``.
     """
+    if kind not in (None, "input", "output"):
+        raise ConfigError(f"kind must be 'input', 'output' or None for both, not {kind!r}", code="invalid_device")
     miniaudio = _miniaudio()
     backends = _backends(miniaudio, backend)
 

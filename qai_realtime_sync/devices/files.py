@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
@@ -207,12 +208,16 @@ class PipeInput(_Input):
         self._give_all(iter(lambda: self._read(descriptor), None), give, ended, failed)
 
     def _descriptor(self) -> int | None:
-        """What can be waited for together with the waker: an operating system's file, where there is `select` for it."""
-        if sys.platform == "win32":
+        """What can be waited for together with the waker: an operating system's file, where there is `select` for it.
+
+        Only of files whose bytes are those of their descriptor: one that unpacks, decrypts or counts chunks has one too.
+        """
+        known = (io.FileIO, io.BufferedReader, io.BufferedRandom, io.TextIOWrapper)
+        if sys.platform == "win32" or not isinstance(self._pipe, known):
             return None
         try:
             return self._pipe.fileno()
-        except (AttributeError, OSError, ValueError):
+        except (OSError, ValueError):
             return None
 
     def _read(self, descriptor: int | None) -> bytes:
@@ -224,11 +229,17 @@ class PipeInput(_Input):
             ready = select.select([descriptor, self._waker[0]], [], [])[0]
             if self._waker[0] in ready:
                 break
-            piece = os.read(descriptor, self._size - len(parts))
+            piece = self._some(descriptor, self._size - len(parts))
             if not piece:
                 break
             parts += piece
         return bytes(parts)
+
+    def _some(self, descriptor: int, size: int) -> bytes:
+        """What is there, at most ``size`` bytes; first what the file has read ahead, as after a header that the program read."""
+        if isinstance(self._pipe, (io.BufferedReader, io.BufferedRandom)):
+            return self._pipe.read1(size)  # one read of the system at most, and none beyond size
+        return os.read(descriptor, size)
 
     def _wake(self) -> None:
         with self._lock:

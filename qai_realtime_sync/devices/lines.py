@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
@@ -59,9 +60,13 @@ def check_block(audio: AudioFormat, block_ms: int) -> None:
     audio.sample_width  # noqa: B018 - raises for a compressed encoding
 
 
-def check_one_end(device: str, file: object, pipe: object) -> None:
-    """Raise `ConfigError` if more than one of them is given."""
+def check_one_end(device: str, file: object, pipe: object, needed: str) -> None:
+    """Raise `ConfigError` if more than one of them is given, or ``pipe`` is no binary file that has the ``needed`` method."""
     if not isinstance(device, str):
         raise ConfigError(f"device must be a part of the device's name, not {type(device).__name__}", code="invalid_device")
     if (bool(device), file is not None, pipe is not None).count(True) > 1:
         raise ConfigError("give one of device=, file= and pipe=, not several", code="invalid_device")
+    is_text = needed == "write" and isinstance(pipe, io.TextIOBase)
+    if pipe is not None and (is_text or not callable(getattr(pipe, needed, None))):
+        example = "sys.stdout.buffer" if needed == "write" else "sys.stdin.buffer"
+        raise ConfigError(f"pipe must be an open binary file, like {example}, not {type(pipe).__name__}", code="invalid_device")

@@ -55,7 +55,7 @@ class Microphone:
         on_lost: Callable[[RealtimeError], object] | None = None,
         backend: str = "",
     ) -> None:
-        check_one_end(device, file, pipe)
+        check_one_end(device, file, pipe, "read")
         for name, value in (("tail", tail), ("most_waiting", most_waiting), ("silence_after", silence_after)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
                 raise ConfigError(f"{name} must be a number of seconds, 0 or more, not {value!r}", code="invalid_audio")

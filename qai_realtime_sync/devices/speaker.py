@@ -49,7 +49,7 @@ class Speaker:
         backend: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        check_one_end(device, file, pipe)
+        check_one_end(device, file, pipe, "write")
         for name, value in (("jitter_ms", jitter_ms), ("latency_ms", latency_ms)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 5000:
                 raise ConfigError(f"{name} must be 0 to 5000 milliseconds, not {value!r}", code="invalid_audio")

@@ -13,7 +13,7 @@ from qai_realtime_sync.dialects.openai_session import is_gpt
 from qai_realtime_sync.dialects.xai import XAI
 from qai_realtime_sync.errors import ConfigError
 
-__all__ = ["DIALECTS", "Dialect", "choose", "names"]
+__all__ = ["DIALECTS", "Dialect", "by_address", "choose", "names"]
 
 DIALECTS: Final[dict[str, type[Dialect]]] = {
     "xai": XAI,
@@ -72,11 +72,12 @@ def choose(
         raise ConfigError(f"there is no dialect {dialect!r}; use one of: auto, {', '.join(DIALECTS)}", code="unknown_dialect")
     if dialect != "auto":
         return DIALECTS[dialect]
-    found = _PROVIDERS.get(provider.lower()) or _by_address(url) or (OpenAI if is_gpt(model) else XAI)
+    found = _PROVIDERS.get(provider.lower()) or by_address(url) or (OpenAI if is_gpt(model) else XAI)
     return XAI if gateway and found is OpenAI else found
 
 
-def _by_address(url: str) -> type[Dialect] | None:
+def by_address(url: str) -> type[Dialect] | None:
+    """Return the dialect of the service that is known to live at this address."""
     try:
         split = urlsplit(url)
         host, path = split.hostname or "", split.path

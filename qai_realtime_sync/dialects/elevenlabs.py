@@ -148,6 +148,11 @@ class ElevenLabs(Dialect):
         event_id = utterance(given)
         return self.ids.get(event_id) or read_text(given.get("response_id")) or event_id
 
+    def named(self, given: Mapping[str, Any]) -> str:
+        """Return the response that a message names by the service's own id, ``""`` if none was told that has it."""
+        response_id = read_text(given.get("response_id"))
+        return response_id if response_id and (response_id == self.response_id or response_id in self.ended) else ""
+
     def is_interrupted(self, given: Mapping[str, Any]) -> bool:
         """The message belongs to an utterance that the user cut off."""
         number = number_of(given)

@@ -178,7 +178,7 @@ def correction(dialect: ElevenLabs, value: Value) -> list[Event]:
             source="output",
             original=read_text(given.get("original_agent_response")),
             corrected=corrected,
-            response_id=dialect.ids.get(utterance(given)) or dialect.up_to(given) or dialect.known_id(given),
+            response_id=dialect.ids.get(utterance(given)) or dialect.named(given) or dialect.up_to(given) or dialect.known_id(given),
         )
     ]
 
@@ -356,7 +356,18 @@ def number_of(value: Any, default: Any = None) -> Any:
 
 
 def _user(event: type[Event], key: str, **fields: Any) -> Decoder:
-    return row(event, response_id=made(utterance, key), **fields)
+    decode = row(event, **fields)
+
+    @gives(event)
+    def user(dialect: ElevenLabs, value: Value) -> list[Event]:
+        """It may come when its answer has begun, and names that as the answer is known here."""
+        told: list[Any] = decode(dialect, value)
+        for one in told:
+            one.response_id = dialect.known_id(read_mapping(value.get(key)))
+        return told
+
+    decoder: Decoder = user
+    return decoder
 
 
 def _tentative(dialect: ElevenLabs, value: Value) -> list[Event]:

@@ -7,6 +7,7 @@ one message are read in a fixed order, so that what belongs to a turn is told be
 from __future__ import annotations
 
 import os
+from operator import itemgetter
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -87,15 +88,16 @@ class Gemini(Dialect):
         self.text = self.model_text = self.user_text = ""  # written answer, transcript of the answer, of the user, so far
         self.input_turn = ""  # the turn that the user's transcript belongs to, "" while there is none
         self.user_before = 0  # characters of it that came before the answer began
+        self.guessed = False  # words were told that are not settled: the settled ones take their place
         # calls
-        self.made_up = 0  # ids
+        self.made_up = self.kept = 0  # ids, calls
         self.tag = ""  # part of them: another connection of the conversation must not make up the same ones
         self.partial: dict[str, Any] = {}  # call id -> arguments so far
         self.told_calls: dict[str, None] = {}
-        self.calls: dict[str, tuple[str, str]] = {}  # call id -> (the wire's id, name)
+        self.calls: dict[str, tuple[str, str, int]] = {}  # call id -> (the wire's id, name, the how-manieth call it is)
         self.unnamed: dict[str, str] = {}  # name -> our id of a call without one, while its arguments arrive
         self.waiting: dict[str, None] = {}  # calls that the model waits for
-        self.results: list[Value] = []  # what it will be answered, once all are there
+        self.results: dict[str, tuple[int, Value]] = {}  # what it will be answered, once all are there, and of the how-manieth call
 
     # -- opening ---------------------------------------------------------------------------------------------------------
 
@@ -172,13 +174,27 @@ class Gemini(Dialect):
         """The id of this turn."""
         return f"turn_{self.number}"
 
+    @property
+    def is_cut_off(self) -> bool:
+        """The answer of this turn was interrupted: what still comes of it is void."""
+        return self.was_interrupted and self.created
+
     def begin(self, raw: Value) -> list[Event]:
-        """Return `ResponseCreated` with the first content of a turn."""
+        """Return `ResponseCreated` with the first content of a turn; an interruption before it was about nothing of this answer."""
         if self.created:
             return []
-        self.created = True
+        self.created, self.was_interrupted = True, False
         self.user_before = len(self.user_text)
         return [ResponseCreated(raw=raw, response_id=self.turn)]
+
+    def guess_user(self, given: Any, raw: Value) -> list[Event]:
+        """What the user may be saying, behind what is settled (source: public clients of the service); a fuller guess replaces it."""
+        guess = read_text(at(given, "text"))
+        if not guess:
+            return []
+        self.guessed = True
+        text = self.user_text + guess
+        return [TranscriptDelta(raw=raw, text=text, snapshot=True, source="input", response_id=self.input_turn or self.turn)]
 
     def heard_user(self, given: Any, raw: Value) -> list[Event]:
         """A piece of what the user says."""
@@ -187,19 +203,21 @@ class Gemini(Dialect):
         if piece:
             self.input_turn = self.input_turn or self.turn
             self.user_text += piece
-            told.append(TranscriptDelta(raw=raw, delta=piece, source="input", response_id=self.input_turn))
+            pieces = {"text": self.user_text, "snapshot": True} if self.guessed else {"delta": piece}
+            self.guessed = False
+            told.append(TranscriptDelta(raw=raw, source="input", response_id=self.input_turn, **pieces))
         return told + self.user_done(raw) if at(given, "finished") is True else told
 
     def user_done(self, raw: Value) -> list[Event]:
         """What the user said, whole, if it was anything."""
         transcript, turn = self.user_text.strip(), self.input_turn
         self.user_text = self.input_turn = ""
-        self.user_before = 0
+        self.user_before, self.guessed = 0, False
         return [TranscriptDone(raw=raw, transcript=transcript, source="input", response_id=turn)] if transcript else []
 
     def heard_model(self, given: Any, raw: Value) -> list[Event]:
         """A piece of what the model says; what comes after an interruption was never heard."""
-        if self.was_interrupted and self.created:
+        if self.is_cut_off:
             return []
         told: list[Event] = []
         piece = read_text(at(given, "text"))
@@ -215,10 +233,10 @@ class Gemini(Dialect):
         return [TranscriptDone(raw=raw, transcript=transcript, response_id=self.turn)] if transcript else []
 
     def said(self, part: Any, raw: Value) -> list[Event]:
-        """One part of a model's turn: a thought, text or sound; code and its results have no event, nor has text after an interruption."""
+        """One part of a model's turn: a thought, text or sound; code and its results have no event, nor has what an interruption voids."""
+        if self.is_cut_off:
+            return []
         if type(written := at(part, "text")) is str and written:
-            if self.was_interrupted and self.created:
-                return []
             told = self.begin(raw)
             if at(part, "thought") is True:
                 return [*told, ReasoningDelta(raw=raw, delta=written, response_id=self.turn)]
@@ -237,7 +255,8 @@ class Gemini(Dialect):
     def cut_off(self, raw: Value) -> list[Event]:
         """The user interrupted: what is queued for the speaker is void, and the transcript ends here."""
         self.was_interrupted, self.sounded = True, False
-        return [*self.model_done(raw), Interrupted(raw=raw, response_id=self.turn, reason="interrupted")]
+        response_id = self.turn if self.created else ""  # an answer that has not begun may still come
+        return [*self.model_done(raw), Interrupted(raw=raw, response_id=response_id, reason="interrupted")]
 
     def turn_over(self, content: Value, raw: Value) -> list[Event]:
         """The end of a turn; if it was interrupted, what the user said since the answer began belongs to the next one, and goes on."""
@@ -248,7 +267,9 @@ class Gemini(Dialect):
             told.append(TextDone(raw=raw, text=self.text, response_id=self.turn))
         told += self.model_done(raw)
         next_words = self.user_text[self.user_before :] if self.was_interrupted else ""
-        self.user_text = self.user_text.removesuffix(next_words)
+        self.user_text = kept = self.user_text.removesuffix(next_words)
+        if next_words and kept:  # the pieces that were told are more than this sentence
+            told.append(TranscriptDelta(raw=raw, text=kept, snapshot=True, source="input", response_id=self.input_turn))
         told += self.user_done(raw)
         reason = read_text(content.get("turnCompleteReason"))
         given = raw.get("usageMetadata")
@@ -283,23 +304,28 @@ class Gemini(Dialect):
 
     def keep_call(self, call_id: str, wire_id: str, name: str) -> None:
         """Keep what its answer needs; the model waits for it, unless its tool is one that need not be waited for."""
-        remember(self.calls, call_id, (wire_id, name))
+        self.kept += 1
+        remember(self.calls, call_id, (wire_id, name, self.kept))
         if not wire_id:
             self.unnamed.pop(name, None)
         if name not in self.free_tools:
             remember(self.waiting, call_id, None, limit=64)
 
     def forget_call(self, call_id: str) -> None:
-        """The model does not wait for this call any more."""
+        """The model does not wait for this call any more, and a result that is held back for it is not wanted."""
         self.waiting.pop(call_id, None)
         self.partial.pop(call_id, None)
+        self.results.pop(call_id, None)
 
     def answers(self) -> Value | None:
-        """Return the one message with all results once every call is answered; a model that waits for none gets none."""
+        """Return the one message with all results once every call is answered; a model that waits for none gets none.
+
+        In the order of the calls: nothing else tells the results of two calls without ids, of the same name, from each other.
+        """
         if self.waiting or not self.results:
             return None
-        results, self.results = self.results, []
-        return {"toolResponse": {"functionResponses": results}}
+        results, self.results = self.results, {}
+        return {"toolResponse": {"functionResponses": [result for _, result in sorted(results.values(), key=itemgetter(0))]}}
 
     # -- what goes out ---------------------------------------------------------------------------------------------------
 

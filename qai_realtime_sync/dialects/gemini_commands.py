@@ -113,7 +113,7 @@ def send_function_result(dialect: Gemini, command: SendFunctionResult) -> list[F
 
     A call without an id of the service's is answered by name alone. Tools that are ``NON_BLOCKING`` are answered one by one.
     """
-    wire_id, name = dialect.calls.get(command.call_id, (command.call_id, ""))
+    wire_id, name, number = dialect.calls.get(command.call_id, (command.call_id, "", dialect.kept))
     name = command.name or name
     result: dict[str, Any] = {"id": wire_id} if wire_id else {}
     result |= {"name": name} if name else {}
@@ -121,7 +121,7 @@ def send_function_result(dialect: Gemini, command: SendFunctionResult) -> list[F
     dialect.forget_call(command.call_id)
     if name in dialect.free_tools:
         return json_frame({"toolResponse": {"functionResponses": [result]}})
-    dialect.results.append(result)
+    dialect.results[command.call_id] = (number, result)
     message = dialect.answers()
     return json_frame(message) if message is not None else []
 

@@ -128,9 +128,8 @@ def server_content(dialect: Gemini, value: Value) -> list[Event]:
     """What the model hears and says; one message may hold several fields at once (recorded)."""
     content = value["serverContent"]
     told: list[Event] = []
-    if "interimInputTranscription" in content and (interim := read_text(at(content, "interimInputTranscription", "text"))):
-        turn = dialect.input_turn or dialect.turn
-        told.append(TranscriptDelta(raw=value, text=interim, snapshot=True, source="input", response_id=turn))
+    if "interimInputTranscription" in content:
+        told += dialect.guess_user(content["interimInputTranscription"], value)
     if "inputTranscription" in content:
         told += dialect.heard_user(content["inputTranscription"], value)
     if "modelTurn" in content:

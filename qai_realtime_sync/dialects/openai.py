@@ -66,7 +66,10 @@ class OpenAI(Dialect):
         self.traits = self._traits(config)
         query = {"model": config.model, "conversation_id": resume.handle if resume and self.traits.resumable else ""}
         self.replaying = bool(query["conversation_id"])
-        self.session_update(config)
+        opening = self.session_update(config)
+        self.heard(opening)
+        if opening.get("type") == "transcription" and not self.gateway:
+            query = {"intent": "transcription"}  # instead of the model (source: OpenAI schema)
         if self.gateway:
             return address.gateway(session.url, "/qai/v1/realtime", query, api_key, config)
         return address.direct(session, self.url, query, api_key, config)
@@ -75,17 +78,17 @@ class OpenAI(Dialect):
         """Return the session a short-lived secret is minted for (source: OpenAI ``client_secrets``); the gateway wants less."""
         if self.gateway:
             return {"model": config.model} if config.model else {}
-        body = {"model": config.model} if config.model else {}
-        return {"session": {**self.session_update(config), **body}}
+        session = self.session_update(config)
+        body = {"model": config.model} if config.model and session.get("type") != "transcription" else {}
+        return {"session": {**session, **body}}
 
     def session_update(self, config: RealtimeConfig, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the session object of an update, and take note of what it asks for."""
+        """Return the session object of an update, and take note of what it asks for; what may be refused holds once it is echoed."""
         if self.gateway:
             session = gateway_session(config, changes)
             self.after_text = session.get("modalities") or ["text", "audio"]
         else:
             session = self.direct_session(config, changes)
-        self.heard(session)
         self.resumption = at(session, "resumption", "enabled") is True
         return session
 
@@ -124,13 +127,17 @@ class OpenAI(Dialect):
     # -- what frames leave behind ----------------------------------------------------------------------------------------
 
     def heard(self, session: Mapping[str, Any]) -> None:
-        """Take note of a session object, ours or the service's echo of it."""
+        """Take note of a session object: the one that opens the connection, or the service's echo of it."""
 
     def keep_call(self, item: Any) -> None:
         """Keep name and call id of a call's item."""
         if read_text(at(item, "type")) in _CALLS and type(item_id := item.get("id")) is str:
             call = Call(read_text(item.get("name")), read_text(item.get("call_id")), read_text(item.get("server_label")))
             remember(self.calls, item_id, call)
+
+    def only_running(self) -> str:
+        """Return the id of the answer that runs, if it is the only one: an end without an id is its end."""
+        return next(iter(self.running)) if len(self.running) == 1 else ""
 
     def forget(self, response_id: str) -> None:
         """Drop what was kept for a response that is done."""

@@ -294,7 +294,7 @@ def response_done(dialect: OpenAI, value: Value) -> list[Event]:
     done = ResponseDone(
         event_id=read_text(value.get("event_id")),
         raw=value,
-        response_id=read_text(response.get("id")) or read_text(value.get("response_id")),
+        response_id=read_text(response.get("id")) or read_text(value.get("response_id")) or dialect.only_running(),
         status=_STATUS.get(status, "completed") if type(status) is str else "completed",
         reason=read_text(details.get("reason")),
         error_code=read_text(error.get("code")) or read_text(error.get("type")),

@@ -277,7 +277,8 @@ class Conversation:
             self._stop_idling()
             spoken = self.settings.spoken if request.spoken is None else request.spoken
             response = Response(new_id("resp"), request, spoken, "" if request.out_of_band else self.id)
-            response.most_tokens = request.max_output_tokens or self.settings.max_output_tokens
+            most = self.settings.max_output_tokens if request.max_output_tokens is None else request.max_output_tokens
+            response.most_tokens = most or None
             situation = self._situation(request)
             steps = self._steps(request, situation)
             if not request.out_of_band:

@@ -67,7 +67,7 @@ class ElevenLabsSpelling(Spelling):
         self._number = 0  # of the agent's utterances; the wire's event_id
         self._told = False  # something of this utterance was sent
         self._playing: Playing
-        self._waiting: dict[str, None] = {}  # calls the client has not answered
+        self._waiting: dict[str, int] = {}  # calls the client has not answered -> the utterance that asked
         self._contexts: dict[str, str] = {}  # context id -> item
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._watch_client, name=f"qai-offline-ping-{terms.number}", daemon=True)
@@ -240,11 +240,13 @@ class ElevenLabsSpelling(Spelling):
         with self.conversation.lock:
             if call_id not in self._waiting:
                 return  # nobody waits for it (any more)
-            del self._waiting[call_id]
+            number = self._waiting.pop(call_id)
             self.conversation.add(Item(new_id("item"), "function_call_output", call_id=call_id, output=result))
             active = self.conversation.active
-            if not self._waiting and not (active is not None and _calls(active)):  # more calls of it may come
-                self.conversation.answer_soon()
+            # An utterance that was overtaken is known from now on, and neither answered nor waited for any more.
+            if number != self._number or number in self._waiting.values() or (active is not None and _calls(active)):
+                return  # more calls of it may come
+            self.conversation.answer_soon()
 
     def _pong(self, frame: dict[str, Any]) -> None:
         number = frame.get("event_id")
@@ -344,7 +346,7 @@ class ElevenLabsSpelling(Spelling):
     def _call_written(self, fact: facts.CallWritten) -> None:
         self._told = True
         item = fact.item
-        self._waiting[item.call_id] = None
+        self._waiting[item.call_id] = self._number
         self._maybe(
             "client_tool_call",
             client_tool_call={

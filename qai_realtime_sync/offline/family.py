@@ -20,7 +20,7 @@ from qai_realtime_sync.offline.items import Item, RefusedError, Request, Respons
 from qai_realtime_sync.offline.session import WireSession, modalities_of, tokens_of, tools_of
 from qai_realtime_sync.offline.spelling import Spelling
 
-__all__ = ["FamilySpelling", "now", "place"]
+__all__ = ["FamilySpelling", "now", "place", "without_sound"]
 
 _log = logging.getLogger(__name__)
 _SOUND = "input_audio_buffer.append"
@@ -164,7 +164,9 @@ class FamilySpelling(Spelling):
     def _item_retrieve(self, frame: dict[str, Any]) -> None:
         item = self.conversation.find(_text(frame, "item_id"))
         body = self.item_body(item)
-        if item.audio:
+        if item.parts is not None:
+            body["content"] = item.parts
+        elif item.audio:
             for part in body.get("content", []):
                 part["audio"] = b64encode(item.audio).decode("ascii")
         self.send("conversation.item.retrieved", item=body)
@@ -220,7 +222,7 @@ class FamilySpelling(Spelling):
                 arguments=str(body.get("arguments") or "{}"),
             )
         if kind == "message":
-            return _read_message(item_id, body, param)
+            return _read_message(item_id, body, param, ga=self.session.ga)
         raise RefusedError(
             "invalid_value",
             f"Invalid value: '{kind}'. Supported values are: 'message', 'function_call', and 'function_call_output'.",
@@ -254,7 +256,7 @@ class FamilySpelling(Spelling):
         request.tool_choice = body.get("tool_choice")
         for name in ("max_output_tokens", "max_response_output_tokens"):
             if body.get(name) is not None:
-                request.max_output_tokens = tokens_of(body[name], f"response.{name}")
+                request.max_output_tokens = tokens_of(body[name], f"response.{name}") or 0
         if body.get("input") is not None:
             request.input = self._read_input(body["input"])
         return request
@@ -350,7 +352,12 @@ def _text(body: dict[str, Any], name: str, inside: str = "") -> str:
     return value
 
 
-def _read_message(item_id: str, body: dict[str, Any], param: str) -> Item:
+def without_sound(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a message's parts as events show them: only an item that is asked for has its sound in it (source: OpenAI schema)."""
+    return [{name: value for name, value in part.items() if name != "audio"} for part in parts]
+
+
+def _read_message(item_id: str, body: dict[str, Any], param: str, *, ga: bool) -> Item:
     role, content = body.get("role"), body.get("content")
     if role not in ("user", "assistant", "system"):
         raise RefusedError(
@@ -361,19 +368,21 @@ def _read_message(item_id: str, body: dict[str, Any], param: str) -> Item:
     if not isinstance(content, list):
         raise RefusedError("invalid_type", f"Invalid type for '{param}.content': expected an array.", param=f"{param}.content")
     allowed = (
-        ("output_text", "text")
+        ("output_text",)
         if role == "assistant"
         else ("input_text", "input_audio", "input_image")
         if role == "user"
         else ("input_text",)
     )
+    if not ga:
+        allowed = (*allowed, "text", "audio", "input_text")
     texts = []
     for at, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in (*allowed, "text", "audio", "input_text"):
+        if kind not in allowed:
             raise RefusedError(
                 "invalid_value",
-                f"Invalid value: '{kind}'. Supported values are: {', '.join(repr(name) for name in allowed)}.",
+                f"Invalid value: '{kind}'. Supported values are: {', '.join(repr(name) for name in dict.fromkeys(allowed))}.",
                 param=f"{param}.content[{at}].type",
             )
         texts.append(str(part.get("text") or part.get("transcript") or ""))

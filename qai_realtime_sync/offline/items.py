@@ -86,7 +86,7 @@ class Usage:
 
 @attrs.define
 class Request:
-    """What a client may say about one answer; ``None`` means as the session has it."""
+    """What a client may say about one answer; ``None`` means as the session has it, a limit of 0 tokens that there is none."""
 
     instructions: str | None = None
     spoken: bool | None = None
@@ -99,6 +99,8 @@ class Request:
     steps: list[Any] | None = None  # of `script`: what to do instead of asking the script
     interruptible: bool = True
     max_output_tokens: int | None = None
+    output_format: AudioFormat | None = None
+    voice: Any = None
 
 
 @attrs.define(eq=False)

@@ -7,16 +7,21 @@ from typing import Any, ClassVar
 
 from qai_realtime_sync.offline import facts
 from qai_realtime_sync.offline.conversation import Conversation
-from qai_realtime_sync.offline.family import FamilySpelling, now, place
+from qai_realtime_sync.offline.family import FamilySpelling, now, place, without_sound
 from qai_realtime_sync.offline.items import Item, RefusedError, Request, Response, Usage
 from qai_realtime_sync.offline.journal import Journal
 from qai_realtime_sync.offline.parameters import RESPONSE, RESPONSE_WITH_BETA, refuse_unknown
-from qai_realtime_sync.offline.session import WireSession, one_modality
+from qai_realtime_sync.offline.session import WireSession, audio_format, one_modality, written_format
 from qai_realtime_sync.offline.spelling import Outlet, Terms
 
 __all__ = ["OpenAISpelling"]
 
 _INSTRUCTIONS = "You are a helpful, witty and friendly assistant. Answer briefly, with a warm voice."
+_FORMATS: dict[str, dict[str, Any]] = {
+    "pcm16": {"type": "audio/pcm", "rate": 24000},
+    "g711_ulaw": {"type": "audio/pcmu"},
+    "g711_alaw": {"type": "audio/pcma"},
+}
 _VAD = {
     "type": "server_vad",
     "threshold": 0.5,
@@ -47,6 +52,7 @@ class OpenAISpelling(FamilySpelling):
     def begin(self, conversation: Conversation) -> None:
         """Send ``session.created``; no conversation event follows it here."""
         self.conversation = conversation
+        self.session.answers = self.terms.query.get("intent") != "transcription"
         conversation.configure(self.session.settings(self.default_threshold))
         self.send("session.created", session=self.session_body())
         self.flush()
@@ -71,6 +77,15 @@ class OpenAISpelling(FamilySpelling):
     def session_body(self) -> dict[str, Any]:
         """Return the whole session, in GA shape."""
         session = self.session
+        if not session.answers:
+            return {
+                "type": "transcription",
+                "object": "realtime.transcription_session",
+                "id": self.session_id,
+                "expires_at": self.expires_at,
+                "audio": {"input": self._input_body()},
+                "include": session.extra.get("include"),
+            }
         return {
             "type": "realtime",
             "object": "realtime.session",
@@ -88,14 +103,18 @@ class OpenAISpelling(FamilySpelling):
             **session.extra,
             "expires_at": self.expires_at,
             "audio": {
-                "input": {
-                    "format": session.input_format,
-                    "transcription": session.transcription,
-                    "noise_reduction": session.noise_reduction,
-                    "turn_detection": self._turn_detection(),
-                },
+                "input": self._input_body(),
                 "output": {"format": session.output_format, "voice": session.voice, "speed": session.speed},
             },
+        }
+
+    def _input_body(self) -> dict[str, Any]:
+        session = self.session
+        return {
+            "format": session.input_format,
+            "transcription": session.transcription,
+            "noise_reduction": session.noise_reduction,
+            "turn_detection": self._turn_detection(),
         }
 
     def _turn_detection(self) -> dict[str, Any] | None:
@@ -125,7 +144,7 @@ class OpenAISpelling(FamilySpelling):
 
     def _content(self, item: Item) -> list[dict[str, Any]]:
         if item.parts is not None:
-            return item.parts
+            return without_sound(item.parts)
         if item.role == "user":
             return [{"type": "input_audio", "transcript": item.text or None}]
         if item.status == "in_progress":
@@ -136,7 +155,8 @@ class OpenAISpelling(FamilySpelling):
 
     def response_body(self, response: Response) -> dict[str, Any]:
         """Return a response; usage only when it is over."""
-        session = self.session
+        session, request = self.session, response.request
+        own = request.output_format
         return {
             "object": "realtime.response",
             "id": response.id,
@@ -145,10 +165,15 @@ class OpenAISpelling(FamilySpelling):
             "output": [self.item_body(item) for item in response.output] if not response.active else [],
             "conversation_id": response.conversation_id or None,
             "output_modalities": ["audio"] if response.spoken else ["text"],
-            "max_output_tokens": session.max_output_tokens,
-            "audio": {"output": {"format": session.output_format, "voice": session.voice}},
+            "max_output_tokens": "inf" if response.most_tokens is None else response.most_tokens,
+            "audio": {
+                "output": {
+                    "format": dict(session.output_format if own is None else _FORMATS[own.encoding]),
+                    "voice": request.voice or session.voice,
+                }
+            },
             "usage": None if response.active else _usage(response.usage),
-            "metadata": dict(response.request.metadata) if response.request.metadata is not None else None,
+            "metadata": dict(request.metadata) if request.metadata is not None else None,
         }
 
     def _session_update(self, frame: dict[str, Any]) -> None:
@@ -161,9 +186,26 @@ class OpenAISpelling(FamilySpelling):
 
     def read_request(self, body: dict[str, Any]) -> Request:
         """Return what a ``response.create`` asks for; an unknown field refuses all of it. Raises: RefusedError."""
+        if not self.session.answers:
+            raise RefusedError("invalid_event", "A transcription session gives no responses.", param="type")
         refuse_unknown(body, RESPONSE if self.session.ga else RESPONSE_WITH_BETA, "response")
         one_modality(body.get("output_modalities"), "response.output_modalities")
-        return super().read_request(body)
+        request = super().read_request(body)
+        _check_metadata(request.metadata)
+        self._read_sound(body, request)
+        return request
+
+    def _read_sound(self, body: dict[str, Any], request: Request) -> None:
+        """Read what an answer's own sound shall be, in today's shape or the beta's. Raises: RefusedError."""
+        audio = body.get("audio")
+        output = audio.get("output") if isinstance(audio, dict) else None
+        wanted = output if isinstance(output, dict) else {}
+        for given, param in ((wanted.get("format"), "audio.output.format"), (body.get("output_audio_format"), "output_audio_format")):
+            if given is not None:
+                param, rates = f"response.{param}", self.session.rates
+                format_of = given if self.session.ga else written_format(given, rates, param)
+                request.output_format = audio_format(format_of, rates, param)
+        request.voice = wanted.get("voice") or body.get("voice")
 
     # -- facts ---------------------------------------------------------------------------------------------------------------
 
@@ -239,6 +281,20 @@ class OpenAISpelling(FamilySpelling):
         facts.OutputEnded: _output_ended,
         facts.ResponseEnded: _response_ended,
     }
+
+
+def _check_metadata(metadata: Mapping[str, Any] | None) -> None:
+    """Raise RefusedError for names and values of an answer that are longer than may be, or no text (source: OpenAI schema)."""
+    for name, value in (metadata or {}).items():
+        if not isinstance(value, str):
+            param = f"response.metadata.{name}"
+            raise RefusedError("invalid_type", f"Invalid type for '{param}': expected a string.", param=param)
+        if len(name) > 64 or len(value) > 512:
+            raise RefusedError(
+                "invalid_value",
+                "Invalid 'response.metadata': a name has at most 64 characters, a value at most 512.",
+                param="response.metadata",
+            )
 
 
 def _status_details(response: Response) -> dict[str, Any] | None:

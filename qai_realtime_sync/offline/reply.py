@@ -29,7 +29,7 @@ class Reply:
         self.response = response
         self._conversation = conversation
         self._steps = steps
-        self._format = conversation.settings.output_format
+        self._format = response.request.output_format or conversation.settings.output_format
         self._speed = conversation.settings.speed
         self._sent_ms = 0.0  # of this answer's sound
         self._samples = 0  # of the open item's sound

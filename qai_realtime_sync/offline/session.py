@@ -11,7 +11,7 @@ from qai_realtime_sync.audio import AudioFormat
 from qai_realtime_sync.offline.items import Detection, RefusedError, Settings
 from qai_realtime_sync.offline.parameters import FUNCTION_TOOL, check_session, refuse_unknown
 
-__all__ = ["FAMILY_RATES", "WireSession", "audio_format"]
+__all__ = ["FAMILY_RATES", "WireSession", "audio_format", "written_format"]
 
 FAMILY_RATES = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000)  # xAI; OpenAI has 24000 only
 _FLAT_FORMATS: dict[str, dict[str, Any]] = {
@@ -34,7 +34,7 @@ class WireSession:
     """The values of a session in one shape; ``extra`` is what this server echoes without using it.
 
     ``strict`` refuses unknown fields and honours the flat audio formats, as OpenAI does; without it they are ignored, as at xAI.
-    ``ga`` refuses the names of OpenAI's beta too, and what is unknown inside ``audio``.
+    ``ga`` refuses the names of OpenAI's beta too, and what is unknown inside ``audio``. Without ``answers`` it only transcribes.
     """
 
     strict: bool
@@ -56,6 +56,7 @@ class WireSession:
     binary_input: bool = False
     binary_output: bool = False
     resumption: bool = False
+    answers: bool = True
     extra: dict[str, Any] = attrs.field(factory=dict)
 
     def updated(self, update: object) -> WireSession:
@@ -81,7 +82,7 @@ class WireSession:
         """Return what the conversation must know. Raises: RefusedError."""
         return Settings(
             instructions=self.instructions,
-            detection=_detection(self.turn_detection, default_threshold, self.strict),
+            detection=_detection(self.turn_detection, default_threshold, self.strict, self.answers),
             input_format=audio_format(self.input_format, self.rates, "session.audio.input.format"),
             output_format=audio_format(self.output_format, self.rates, "session.audio.output.format"),
             spoken="audio" in self.modalities,
@@ -113,6 +114,14 @@ def audio_format(value: object, rates: tuple[int, ...], param: str) -> AudioForm
     )
 
 
+def written_format(value: object, rates: tuple[int, ...], param: str) -> dict[str, Any]:
+    """Return a format as it is echoed, from the object of today or the word of the beta. Raises: RefusedError."""
+    named = _FLAT_FORMATS.get(value, {"type": value}) if isinstance(value, str) else value
+    audio_format(named, rates, param)
+    assert isinstance(named, Mapping)
+    return {"rate": 24000, **named} if named["type"] == "audio/pcm" else dict(named)
+
+
 def tokens_of(value: object, param: str) -> int | None:
     """Return a limit of tokens, ``None`` for ``"inf"`` or null. Raises: RefusedError."""
     if value is None or value == "inf":
@@ -122,7 +131,7 @@ def tokens_of(value: object, param: str) -> int | None:
     return value
 
 
-def _detection(value: dict[str, Any] | None, default_threshold: float, semantic: bool) -> Detection | None:
+def _detection(value: dict[str, Any] | None, default_threshold: float, semantic: bool, answers: bool) -> Detection | None:
     kind = value.get("type") if value else None
     if value is None or kind is None:
         return None
@@ -136,8 +145,8 @@ def _detection(value: dict[str, Any] | None, default_threshold: float, semantic:
         threshold=_number(value, "threshold", default_threshold, 0.0, 1.0),
         prefix_padding_ms=round(_number(value, "prefix_padding_ms", 300, 0, 10000)),
         silence_duration_ms=round(_number(value, "silence_duration_ms", silence, 0, 10000)),
-        idle_timeout_ms=None if idle is None else round(_number(value, "idle_timeout_ms", 0, 1, 600000)),
-        create_response=value.get("create_response") is not False,
+        idle_timeout_ms=None if idle is None or not answers else round(_number(value, "idle_timeout_ms", 0, 1, 600000)),
+        create_response=answers and value.get("create_response") is not False,
         interrupt_response=value.get("interrupt_response") is not False,
     )
 
@@ -171,6 +180,11 @@ def _instructions(new: WireSession, value: object, param: str) -> None:
 def _voice(new: WireSession, value: object, param: str) -> None:
     if value is not None:
         new.voice = value
+
+
+def _type(new: WireSession, value: object, param: str) -> None:
+    if new.ga:  # elsewhere there is no such field
+        new.answers = value != "transcription"
 
 
 def _model(new: WireSession, value: object, param: str) -> None:
@@ -290,10 +304,7 @@ def _audio(new: WireSession, value: object, param: str) -> None:
         if new.ga and isinstance(part.get("format"), str):
             raise _wrong(f"{param}.{side}.format", "an object")
         if isinstance(part.get("format"), (dict, str)):
-            named = part["format"]
-            written: dict[str, Any] = _FLAT_FORMATS.get(named, {"type": named}) if isinstance(named, str) else named
-            audio_format(written, new.rates, f"{param}.{side}.format")
-            filled = {"rate": 24000, **written} if written.get("type") == "audio/pcm" else dict(written)
+            filled = written_format(part["format"], new.rates, f"{param}.{side}.format")
             new.input_format, new.output_format = (filled, new.output_format) if side == "input" else (new.input_format, filled)
         if isinstance(part.get("transport"), str):
             binary = part["transport"] == "binary"
@@ -317,6 +328,7 @@ _AUDIO_READERS = {
     ("output", "speed"): _speed,
 }
 _READERS = {
+    "type": _type,
     "instructions": _instructions,
     "voice": _voice,
     "model": _model,

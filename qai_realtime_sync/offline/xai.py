@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from qai_realtime_sync.audio import b64encode
 from qai_realtime_sync.offline import facts
 from qai_realtime_sync.offline.conversation import Conversation
-from qai_realtime_sync.offline.family import FamilySpelling, place
+from qai_realtime_sync.offline.family import FamilySpelling, place, without_sound
 from qai_realtime_sync.offline.items import Item, RefusedError, Request, Response, Usage, new_id
 from qai_realtime_sync.offline.journal import Journal
 from qai_realtime_sync.offline.session import WireSession
@@ -19,6 +19,7 @@ from qai_realtime_sync.offline.spelling import Outlet, Terms
 __all__ = ["XAISpelling"]
 
 _TRANSCRIPTION = "conversation.item.input_audio_transcription"
+_UPDATING = "grok-transcribe"  # the model that tells what it hears so far (source: xAI documents)
 
 
 class XAISpelling(FamilySpelling):
@@ -107,7 +108,7 @@ class XAISpelling(FamilySpelling):
 
     def _content(self, item: Item) -> list[dict[str, Any]]:
         if item.parts is not None:
-            return item.parts
+            return without_sound(item.parts)
         if item.role == "user":
             return [{"type": "input_audio", "transcript": item.text}]
         if item.status == "in_progress":
@@ -191,7 +192,7 @@ class XAISpelling(FamilySpelling):
 
     def _heard(self, fact: facts.Heard) -> None:
         where = {"item_id": fact.item.id, "transcript": fact.text, "content_index": 0}
-        if not fact.final:
+        if not fact.final and (self.session.transcription or {}).get("model") == _UPDATING:
             self.send(f"{_TRANSCRIPTION}.updated", **where)
         self.send(f"{_TRANSCRIPTION}.completed", **where, status="completed" if fact.final else "in_progress")
 
@@ -219,7 +220,8 @@ class XAISpelling(FamilySpelling):
         if item.kind == "function_call":
             short["role"] = "user"
         self.send("response.output_item.added", item=short, response_id=fact.response.id, output_index=fact.index)
-        self.send("conversation.item.added", item=body, previous_item_id=fact.previous or None)
+        if not fact.response.request.out_of_band:
+            self.send("conversation.item.added", item=body, previous_item_id=fact.previous or None)
         if item.kind == "message":
             part = {"type": "audio", "transcript": ""} if item.content == "audio" else {"type": "text", "text": ""}
             self.send("response.content_part.added", **place(fact), previous_item_id="0", part=part)

@@ -87,7 +87,7 @@ class Attempt:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise RealtimeTimeoutError(
-                f"no connection to {self.target} within {self.timeout:g} s: the time ran out while {self.stage}. "
+                f"no connection to {self.target} within {self.timeout:.3g} s: the time ran out while {self.stage}. "
                 "Check the address and the network, or give a longer timeout."
             )
         return left

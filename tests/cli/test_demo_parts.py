@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -233,15 +234,33 @@ def test_a_file_that_is_no_wav(tmp_path: pathlib.Path, content: bytes) -> None:
         read_wav(tmp_path / "a.wav", AUDIO)
 
 
-@pytest.mark.parametrize(("width", "words"), [(3, "24 bits"), (2, "no sound")])
-def test_a_wav_file_that_cannot_be_used(tmp_path: pathlib.Path, width: int, words: str) -> None:
-    """24 bits per sample, and a file without a sample, are told."""
-    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(width)
-        file.setframerate(24000)
-        file.writeframes(bytes(width * 100 if width == 3 else 0))
-    with pytest.raises(ConfigError, match=words):
+def wav_bytes(tag: int, bits: int, sound: bytes, rate: int = 24000) -> bytes:
+    """A WAV file of one channel and any kind."""
+    kind = struct.pack("<HHIIHH", tag, 1, rate, rate * bits // 8, bits // 8, bits)
+    if tag == 0xFFFE:  # the real tag stands in what follows, as in what many programs write
+        kind += struct.pack("<HHIH", 22, bits, 4, 1) + bytes.fromhex("000000001000800000aa00389b71")
+    head = struct.pack("<4sI4s4sI", b"RIFF", 20 + len(kind) + len(sound), b"WAVE", b"fmt ", len(kind))
+    return head + kind + struct.pack("<4sI", b"data", len(sound)) + sound
+
+
+@pytest.mark.parametrize(
+    ("tag", "bits", "sample"),
+    [(1, 24, b"\0\0\x20"), (1, 32, b"\0\0\0\x20"), (3, 32, struct.pack("<f", 0.25)), (0xFFFE, 16, b"\0\x20"), (7, 8, b"\x9f")],
+    ids=["24 bits", "32 bits", "float", "extensible", "mu-law"],
+)
+def test_every_kind_of_wav_file_that_the_client_sends_is_read(tmp_path: pathlib.Path, tag: int, bits: int, sample: bytes) -> None:
+    """A command takes the files that send_audio_from takes."""
+    (tmp_path / "a.wav").write_bytes(wav_bytes(tag, bits, sample * 4800))
+    samples = array("h", read_wav(tmp_path / "a.wav", AUDIO))
+    assert len(samples) == 4800
+    assert all(abs(sample - 8192) < 400 for sample in samples[200:-200])
+
+
+@pytest.mark.parametrize(("tag", "bits", "sound", "words"), [(2, 4, b"abcd", "kind 2"), (1, 16, b"", "no sound"), (1, 16, b"ab", "0.1 s")])
+def test_a_wav_file_that_cannot_be_used(tmp_path: pathlib.Path, tag: int, bits: int, sound: bytes, words: str) -> None:
+    """Compressed sound, and a file with no sample or hardly any, are told, with the file's name."""
+    (tmp_path / "a.wav").write_bytes(wav_bytes(tag, bits, sound))
+    with pytest.raises(ConfigError, match=rf"a\.wav.*{words}"):
         read_wav(tmp_path / "a.wav", AUDIO)
 
 

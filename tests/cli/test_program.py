@@ -135,7 +135,7 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_sent(
     assert server.journal == []
 
 
-@pytest.mark.parametrize(("name", "why"), [("none.wav", "No such file"), ("empty.wav", "it is empty, or ends too early")])
+@pytest.mark.parametrize(("name", "why"), [("none.wav", "No such file"), ("empty.wav", "it ends before its sound begins")])
 def test_a_wav_file_that_cannot_be_read_is_told_with_its_reason(
     name: str, why: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

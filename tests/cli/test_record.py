@@ -98,6 +98,15 @@ def test_lines_of_standard_input(server: Any, monkeypatch: pytest.MonkeyPatch) -
     assert [turn.user for turn in load(pathlib.Path("qai-recording-2")).turns] == ["Hello!", "Number 1"]
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_lines_that_are_no_text(server: Any, errors: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """A line in another encoding than the one that is set ends it with words, whatever the locale does with such bytes; it is not sent."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("Grüße\n".encode("latin-1")), encoding="utf-8", errors=errors))
+    assert main(["record", *at(server)]) == 2
+    assert "is no text" in capsys.readouterr().err
+    assert server.journal == []
+
+
 def test_as_slow_as_it_is_spoken(server: Any) -> None:
     """With --pace a conversation takes as long as its recording says."""
     begun = time.monotonic()

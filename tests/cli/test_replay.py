@@ -66,6 +66,17 @@ def test_what_was_heard_is_written(folder: pathlib.Path) -> None:
     assert len(pcm) / 48000 == pytest.approx(1.5 + 0.8 + 0.5, abs=0.02)
 
 
+@pytest.mark.parametrize(("out", "words"), [("call/conversation.wav", "own sound"), ("no/heard.wav", "no folder"), ("call", "is a folder")])
+def test_where_what_was_heard_cannot_go(folder: pathlib.Path, out: str, words: str, capsys: Capture) -> None:
+    """A recording does not overwrite its own sound, and a place that is none is told before anything is replayed."""
+    before = (folder / "conversation.wav").read_bytes()
+    assert main(["replay", "call", "--speed", "0", "--out", out]) == 1
+    told = capsys.readouterr()
+    assert words in told.err
+    assert told.out == ""
+    assert (folder / "conversation.wav").read_bytes() == before
+
+
 def test_a_recording_that_agrees_with_itself(folder: pathlib.Path, capsys: Capture) -> None:
     """--verify holds the turns against transcript.json: 0 if they are the same, 1 and the difference if not, 1 if there is none."""
     turns = load(folder).turns

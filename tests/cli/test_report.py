@@ -100,6 +100,15 @@ def test_nothing_of_what_was_said_is_html(tmp_path: pathlib.Path) -> None:
     assert "window.hacked" in (tmp_path / "evil" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(not DRAWS, reason="pictures need matplotlib")
+def test_half_a_character_is_drawn_as_something(tmp_path: pathlib.Path, capsys: Capture) -> None:
+    """JSON may hold half of a pair of surrogates, in what was said or in a file's name: the page and the pictures are made all the same."""
+    folder = make(tmp_path / "call", said="half \ud83d of it")
+    told = reported(capsys, str(folder))
+    assert (folder / "timeline.png").read_bytes().startswith(b"\x89PNG")
+    assert told["problems"] == []
+
+
 # -- recordings that are not whole -------------------------------------------------------------------------------------------
 
 
@@ -129,7 +138,7 @@ def _longer_than_it_is(folder: pathlib.Path) -> None:
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "no events": (lambda folder: (folder / "events.jsonl").unlink(), "there is no events.jsonl"),
     "no sound": (lambda folder: (folder / "conversation.wav").unlink(), "there is no conversation.wav"),
-    "empty sound": (lambda folder: (folder / "conversation.wav").write_bytes(b""), "cannot be read as a WAV file"),
+    "empty sound": (lambda folder: (folder / "conversation.wav").write_bytes(b""), "cannot be read as a WAV file (it ends too early)"),
     "sound of a header": (lambda folder: os.truncate(folder / "conversation.wav", 44), "holds no sound yet"),
     "half a header": (lambda folder: os.truncate(folder / "conversation.wav", 30), "cannot be read as a WAV file"),
     "sound that is text": (lambda folder: (folder / "conversation.wav").write_text("hello" * 100), "cannot be read as a WAV file"),

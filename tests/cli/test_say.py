@@ -77,6 +77,18 @@ def test_a_file_of_no_length_is_refused(server: Any, command: str, name: str, ca
     assert server.journal == []
 
 
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [("hello \udcff", "is no text"), (os.sep, "is a folder"), ("no/such", "there is no file")],
+    ids=["bytes", "folder", "file"],
+)
+def test_what_is_neither_a_sentence_nor_a_file(server: Any, what: str, words: str, capsys: Capture) -> None:
+    """An argument whose bytes are no text is not sent as halves of characters, and a folder is not said to be missing."""
+    assert main(["say", what, "--url", server.url, "--key", "secret"]) == 2
+    assert words in capsys.readouterr().err
+    assert server.journal == []
+
+
 def test_the_shortest_file_is_taken(server: Any, capsys: Capture) -> None:
     """A tenth of a second is heard, and answered."""
     write_wav("short.wav", tone(0.1), AudioFormat())

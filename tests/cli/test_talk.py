@@ -7,6 +7,7 @@ import os
 import pathlib
 import pty
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -285,6 +286,36 @@ def test_wrong_usage(start: Start, arguments: list[str], told: str) -> None:
     assert talk.finish(30) == 2, talk.output
     assert told in talk.output
     assert "Traceback" not in talk.output
+
+
+def test_the_question_is_not_overwritten_by_the_answer(start: Start, tmp_path: pathlib.Path) -> None:
+    """One file for both ends is refused, and stays what it was."""
+    write_wav(tmp_path / "a.wav", tones("Hello there."), AUDIO)
+    before = (tmp_path / "a.wav").read_bytes()
+    talk = start("talk", "--input", "a.wav", "--output", "./a.wav", "--local")
+    assert talk.finish(30) == 2, talk.output
+    assert "the same file" in talk.output
+    assert (tmp_path / "a.wav").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("closed", "more", "told"),
+    [
+        ("<&-", "--pipe", "standard input is closed"),
+        (">&-", "--pipe", "standard output is closed"),
+        ("<&-", "--push-to-talk", "needs a terminal"),
+    ],
+)
+def test_pipes_that_are_closed(tmp_path: pathlib.Path, closed: str, more: str, told: str) -> None:
+    """Where the shell has closed an end of the pipe, it is named, without a traceback and without the loudspeaker in its place."""
+    line = shlex.join([*COMMAND, "talk", more, "--local"])
+    done = subprocess.run(
+        f"{line} {closed}", shell=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, timeout=60, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_without_a_sound_card_it_says_what_to_do(start: Start) -> None:

@@ -94,8 +94,9 @@ def test_coarser_files_come_near() -> None:
         pcm = Converter(reader.audio, AudioFormat("pcm16", reader.audio.sample_rate)).convert(b"".join(reader.pieces()))
         assert max(abs(a - b) for a, b in zip(array("h", pcm), samples)) <= error, kind
         assert len(pcm) == len(TONE_24K)
-    odd = wav(struct.pack("<3f", math.nan, 7.0, -7.0), tag=3, bits=32)
-    assert array("h", b"".join(WavIn(io.BytesIO(odd)).pieces())).tolist() == [0, 32767, -32768]
+    for bits, kind in ((32, "f"), (64, "d")):
+        odd = wav(struct.pack(f"<6{kind}", math.nan, 7.0, -7.0, math.inf, -math.inf, 0.5), tag=3, bits=bits)
+        assert array("h", b"".join(WavIn(io.BytesIO(odd)).pieces())).tolist() == [0, 32767, -32768, 32767, -32768, 16384]
 
 
 class Dripping(io.RawIOBase):
@@ -241,6 +242,36 @@ def test_what_is_no_sound_is_refused(source: Any, words: str, peer: Service) -> 
     """A source of another kind is a mistake of the program, told in its own thread."""
     with peer.client() as client, pytest.raises(ConfigError, match=words):
         client.send_audio_from(source)
+
+
+def test_a_file_that_cannot_be_read_is_told_by_its_name(peer: Service, tmp_path: pathlib.Path) -> None:
+    """What is wrong with it, and which one it is; a file in text mode is told as that, whatever is in it."""
+    path = tmp_path / "odd.wav"
+    path.write_bytes(wav(bytes(8), tag=2, bits=4))
+    with peer.client() as client:
+        with pytest.raises(ConfigError, match=r"odd\.wav.*kind 2 with 4 bits") as caught:
+            client.send_audio_from(path)
+        assert caught.value.code == "invalid_wav"
+        path.write_bytes(wav(b"\xff\xfe" * 4))
+        with path.open(encoding="utf-8") as file, pytest.raises(ConfigError, match="binary mode"):
+            client.send_audio_from(file)  # type: ignore[arg-type]
+
+
+def test_what_the_service_says_while_a_file_is_sent_can_be_waited_for_afterwards(peer: Service) -> None:
+    """All of the sending is one step of the program: what was heard since it began is an answer to it."""
+    with peer.client() as client:
+        talk = peer.talk()
+        heard = threading.Event()
+        client.on("speech_started", lambda event: heard.set())
+
+        def pieces() -> Iterator[bytes]:
+            yield TONE_24K
+            talk.say("input_audio_buffer.speech_started", audio_start_ms=0, item_id="u1")
+            assert heard.wait(10.0)
+            yield TONE_24K
+
+        client.send_audio_from(pieces())
+        assert client.wait_for("speech_started", 0).item_id == "u1"
 
 
 def test_it_needs_a_conversation_and_a_thread_of_its_own(peer: Service) -> None:

@@ -146,6 +146,28 @@ def test_several_items_are_cut_each_at_its_own_time() -> None:
         assert [(cut["item_id"], cut["audio_end_ms"]) for cut in cuts] == [("i2", 50), ("i3", 0)]
 
 
+@pytest.mark.parametrize("over", [True, False])
+def test_an_answer_beside_the_conversation_is_cancelled_but_never_cut(over: bool) -> None:
+    """The conversation does not have its item: to cut it would be an error of the service that nobody caused."""
+    speaker = Speaker()
+    with service() as peer, peer.client() as client:
+        client.play_to(speaker)
+        talk = peer.talk()
+        client.create_response(out_of_band=True, instructions="Say: one moment.", metadata={"for": "wait"})
+        talk.expect("response.create")
+        talk.created("r1", metadata={"for": "wait"})
+        talk.audio("r1", "i1", bytes(1000 * MS))
+        if over:
+            talk.done("r1", metadata={"for": "wait"})
+        sync(talk, client)
+        speaker.played_ms = 300.0
+        talk.say("input_audio_buffer.speech_started", item_id="u1", audio_start_ms=0)
+        client.wait_for("playback_stopped", 5.0)
+        talk.fence(client)
+        assert talk.count("conversation.item.truncate") == 0
+        assert [v["response_id"] for v in talk.received if v["type"] == "response.cancel"] == ([] if over else ["r1"])
+
+
 def test_speech_when_nothing_plays_touches_nothing() -> None:
     """No cut, no cancel, nothing told; also when the speaker has played everything."""
     with service() as peer, peer.client() as client:

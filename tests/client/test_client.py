@@ -58,6 +58,9 @@ def test_making_a_client_starts_nothing_and_reads_nothing(monkeypatch: pytest.Mo
         ({"voise": 1}, "RealtimeClient has no argument 'voise'; it has: .*ping_interval"),
         ({"base_ur": 1}, r"no argument 'base_ur' \(did you mean 'base_url'\?\); it has: api_key, config, base_url, .*allow_insecure$"),
         ({"voice": "Eve"}, r"no argument 'voice': it belongs in RealtimeConfig\(voice=\.\.\.\)"),
+        ({"mint": "no"}, "mint must be True or False, not 'no'"),
+        ({"allow_insecure": 1}, "allow_insecure must be True or False, not 1"),
+        ({"ssl_context": "company.pem"}, r"ssl_context must be an ssl\.SSLContext, not str; for a file .*: ssl\.create_default"),
         ({"config": {"voice": "Eve"}}, "config must be a RealtimeConfig, not dict"),
         ({"api_key": b"qai_x"}, "api_key must be text, not bytes"),
         ({"base_url": 5}, "base_url must be text, not int"),
@@ -393,6 +396,18 @@ def test_where_no_thread_can_be_started_connect_fails_like_any_other(refused: st
         with pytest.raises(NotConnectedError):
             again()
     assert len(told) == 3
+
+
+def test_an_open_client_may_be_put_into_a_with_block() -> None:
+    """It is connected already, and closed at the end of the block; one that is over is refused there as by connect()."""
+    with service() as peer:
+        client = peer.client().connect()
+        with client as same:
+            assert same is client
+            peer.talk().fence(client)
+        assert client.state == "closed"
+        with pytest.raises(NotConnectedError, match="this client is closed"), client:
+            pass
 
 
 def test_connecting_twice_is_refused() -> None:

@@ -116,6 +116,83 @@ def test_the_programs_own_calls_are_answered_by_the_program() -> None:
         assert talk.outputs() == {"c1": '{"a": 1}', "c2": "text"}
 
 
+def test_the_end_of_the_only_answer_needs_no_id() -> None:
+    """A proxy that leaves the id out of response.done does not keep the next answer from being asked for."""
+    with service() as peer:
+        client = peer.client()
+
+        @client.tool
+        def look() -> str:
+            """Look."""
+            return "a tree"
+
+        with client:
+            talk = peer.talk()
+            client.send_text("What is there?")
+            talk.expect("response.create")
+            talk.created("r1")
+            talk.call("r1", "c1", "look")
+            talk.say("response.done")
+            talk.expect("response.create")
+            assert talk.outputs() == {"c1": "a tree"}
+            assert client.wait_for("response_done", 5.0).response_id == "r1"
+
+
+def test_a_tool_runs_although_its_result_is_not_waited_for() -> None:
+    """A call that says it expects no response runs its function all the same, and nothing is sent for it."""
+
+    def opening(talk: Talk) -> None:
+        talk.peer.upgrade()
+        talk.say("conversation_initiation_metadata", conversation_initiation_metadata_event={"conversation_id": "conv_1"})
+
+    with service(opening) as peer:
+        url = peer.base_url.replace("http", "ws") + "/v1/convai/conversation?agent_id=a"
+        client = RealtimeClient.direct(url, "", dialect="elevenlabs")
+        peer.clients.append(client)
+        ran = threading.Event()
+
+        @client.tool
+        def hang_up() -> str:
+            """End the call."""
+            ran.set()
+            return "done"
+
+        with client:
+            talk = peer.talk()
+            call = {"tool_name": "hang_up", "tool_call_id": "t1", "parameters": {}, "expects_response": False}
+            talk.say("client_tool_call", client_tool_call=call)
+            assert ran.wait(10.0)
+            talk.fence(client)
+            assert "client_tool_result" not in talk.kinds()
+
+
+def test_a_call_of_an_answer_beside_the_conversation_runs_and_brings_nothing_into_it() -> None:
+    """The conversation does not have that call: neither a result nor a request for the next answer follows."""
+    with service() as peer:
+        client = peer.client()
+        ran = threading.Event()
+
+        @client.tool
+        def look() -> str:
+            """Look."""
+            ran.set()
+            return "a tree"
+
+        with client:
+            talk = peer.talk()
+            client.create_response(out_of_band=True, metadata={"for": "form"})
+            talk.expect("response.create")
+            talk.created("r1", metadata={"for": "form"})
+            talk.call("r1", "c1", "look")
+            talk.call("r1", "c2", "nobody")
+            talk.done("r1", metadata={"for": "form"})
+            assert ran.wait(10.0)
+            sync(talk, client)
+            talk.fence(client)
+            assert talk.outputs() == {}
+            assert talk.count("response.create") == 1
+
+
 def test_a_handler_of_function_calls_may_answer_at_once() -> None:
     """Before the item, and the answer, are complete: the request still waits for the end of the answer."""
     with service() as peer, peer.client() as client:

@@ -186,6 +186,38 @@ def test_the_rest_of_a_cut_answer_does_not_begin_the_next_one() -> None:
         assert max(map(abs, array("h", b"".join(event.audio for event in got))), default=0) <= 2  # the dither of the converter
 
 
+def test_an_answer_between_the_pieces_of_another_leaves_its_sound_whole() -> None:
+    """At another rate the sound of an answer is the same, sample by sample, whether or not a second one is told between its pieces."""
+
+    def sound_of_one(beside: bool) -> bytes:
+        got: list[AudioDelta] = []
+        with service() as peer, direct(peer, RealtimeConfig(sample_rate=16000)) as client:
+            client.on_audio_delta(got.append)
+            talk = peer.talk()
+            talk.created("r1")
+            for number, piece in enumerate(pieces(tone(0.5, 24000), 4000)):
+                talk.audio("r1", "i1", piece)
+                if beside and number == 1:
+                    talk.created("r2", metadata={"for": "form"})
+                    talk.done("r2")
+                elif beside:
+                    talk.audio("r3", "i3", bytes(480))
+            talk.say("response.output_audio.done", response_id="r1", item_id="i1", output_index=0, content_index=0)
+            talk.done("r1")
+            client.wait_for("response_done", 10.0, where=lambda event: event.response_id == "r1")
+        return b"".join(event.audio for event in got if event.response_id == "r1")
+
+    assert sound_of_one(beside=True) == sound_of_one(beside=False)
+
+
+def test_filters_of_answers_whose_end_is_never_told_are_bounded() -> None:
+    """A service that forgets to end its answers costs a few filters, not one for each."""
+    sound = path(FIXED, FIXED, sample_rate=16000)
+    for number in range(40):
+        sound.incoming(bytes(480), f"r{number}")
+    assert len(sound._incoming) == 16
+
+
 def test_the_bound_of_sound_counts_seconds_of_what_is_sent() -> None:
     """16000 Hz that become 24000 Hz do not fill the outbox before their time."""
     with service() as peer, direct(peer, RealtimeConfig(sample_rate=16000), max_audio=2.0) as client:

@@ -106,6 +106,40 @@ def test_of_several_items_each_is_cut_at_its_own_time() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("played", "cuts", "heard"),
+    [
+        (150, {"i1": 100, "i2": 50}, (50, 200)),
+        (250, {"i1": 150, "i2": 100}, (150, 300)),
+        (50, {"i1": 50, "i2": 0}, (50, 300)),
+        (450, {"i1": 250, "i2": 200}, (250, 300)),
+    ],
+)
+def test_sound_of_two_items_that_comes_in_turns_is_counted_by_item(played: int, cuts: dict[str, int], heard: tuple[int, int]) -> None:
+    """Each is cut once, at all that was heard of it, whatever came between its pieces."""
+    play, sink, _ = playback()
+    for item in ("i1", "i2", "i1", "i2", "i1"):
+        play.told(sound(100, item, f"r{item}"))
+    sink.played_ms = float(played)
+    stopped = play.stop("barge_in")
+    assert stopped is not None
+    assert {cut.item_id: cut.audio_end_ms for cut in stopped.cuts if isinstance(cut, TruncateItem)} == cuts
+    assert len(stopped.cuts) == 2
+    assert (stopped.event.heard_ms, stopped.event.received_ms) == heard
+
+
+def test_what_the_service_forgets_is_stopped_and_not_cut() -> None:
+    """An answer beside the conversation is void, but has no item there."""
+    play, sink, _ = playback()
+    play.told(sound(100))
+    play.told(sound(100, "i2", "r2"))
+    sink.played_ms = 150.0
+    stopped = play.stop("barge_in", unkept={"r2"})
+    assert stopped is not None
+    assert [cut.item_id for cut in stopped.cuts if isinstance(cut, TruncateItem)] == ["i1"]
+    assert stopped.void == ["r1", "r2"]
+
+
 def test_an_answer_that_still_grows_is_cut_even_if_all_of_it_was_heard() -> None:
     """More of it would come: the service must know that it was not heard."""
     play, sink, _ = playback()

@@ -94,6 +94,17 @@ def test_the_callers_sound_stands_where_it_was_sent(folder: pathlib.Path) -> Non
     assert sounds(folder / "conversation.wav", 1) == []
 
 
+def test_a_recorder_has_one_conversation(folder: pathlib.Path) -> None:
+    """A second client, at once or afterwards, is refused: its times are others, and would be laid out as hours of silence."""
+    recorder = Recorder(folder)
+    RealtimeClient("k").record_to(recorder)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="make a Recorder for each") as caught:
+            RealtimeClient("k").record_to(recorder)
+        assert caught.value.code == "already_used"
+        recorder.close()
+
+
 def test_jitter_leaves_no_gaps(folder: pathlib.Path) -> None:
     """Pieces of a stream that come up to 30 ms early or late follow each other without a gap."""
     recorder = Recorder(folder)

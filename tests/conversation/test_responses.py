@@ -111,6 +111,35 @@ def test_a_request_with_the_same_metadata_in_the_conversation_wins() -> None:
     assert responses.active == "r1"
 
 
+def test_where_answers_name_their_conversation_the_same_metadata_confuses_nothing() -> None:
+    """An answer that names none is the one beside it, and its end releases no request of the conversation."""
+    responses = Responses()
+    sent(responses, responses.request(ask("e1")))
+    responses.told(created("r1", conversation_id="c"))
+    responses.told(done("r1"))
+    responses.request(ask("e2", out_of_band=True, metadata={"a": "b"}))
+    sent(responses, responses.request(ask("e3", metadata={"a": "b"})))
+    responses.told(created("r2", metadata={"a": "b"}))
+    assert (responses.active, responses.beside, responses.cause_of("r2")) == ("", {"r2"}, "e2")
+    responses.told(created("r3", metadata={"a": "b"}, conversation_id="c"))
+    assert (responses.active, responses.beside, responses.cause_of("r3")) == ("r3", {"r2"}, "e3")
+    responses.request(ask("e4"))
+    assert responses.told(done("r2")) == []
+    assert len(responses.told(done("r3"))) == 1
+
+
+def test_answers_beside_the_conversation_are_known_when_they_are_over() -> None:
+    """Their sound may be heard longer than they run; only the newest are remembered."""
+    responses = Responses()
+    for number in range(70):
+        responses.request(ask(f"e{number}", out_of_band=True, metadata={"n": str(number)}))
+        responses.told(created(f"r{number}", metadata={"n": str(number)}))
+        assert responses.runs_beside(f"r{number}")
+        responses.told(done(f"r{number}"))
+        assert not responses.runs_beside(f"r{number}")
+    assert responses.beside == {f"r{number}" for number in range(6, 70)}
+
+
 def test_a_refused_request_beside_the_conversation_is_forgotten() -> None:
     """An error that names it concerns nothing else."""
     responses, first = asked()

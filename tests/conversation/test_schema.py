@@ -11,7 +11,7 @@ import enum
 import functools
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Optional, Union
 
 import attrs
@@ -180,6 +180,23 @@ async def wait() -> None:
     """Wait."""
 
 
+def several() -> Iterator[int]:
+    """Yield."""
+    yield 1
+
+
+async def pieces() -> AsyncIterator[int]:
+    """Yield, later."""
+    yield 1
+
+
+class Waiter:
+    """Called, but not awaited."""
+
+    async def __call__(self) -> None:
+        """Wait."""
+
+
 def positional(a: int, /) -> None:
     """Take one by position."""
 
@@ -192,16 +209,24 @@ def star(*values: int) -> None:
     ("function", "words"),
     [
         (wait, "tool wait is an async function"),
+        (pieces, "tool pieces is an async function"),
+        (several, "tool several is a generator"),
         (positional, "tool positional: a model gives arguments by name"),
         (star, r"tool star: a model gives arguments by name, so \*values"),
         (5, "a tool must be a function, not int"),
     ],
-    ids=["async", "positional", "star", "number"],
+    ids=["async", "pieces", "generator", "positional", "star", "number"],
 )
 def test_what_cannot_be_a_tool_is_refused(function: Any, words: str) -> None:
     """Functions that nothing here could call are refused when they are registered."""
     with pytest.raises(ConfigError, match=words):
         tool_from(function)
+
+
+def test_an_object_whose_call_is_async_is_refused() -> None:
+    """What is called decides, not what it is called on."""
+    with pytest.raises(ConfigError, match="tool wait is an async function"):
+        tool_from(Waiter(), name="wait")
 
 
 def test_annotations_that_cannot_be_read_are_a_mistake_of_the_program() -> None:

@@ -94,6 +94,14 @@ def tell(collected: Collected, events: list[tuple[float, Event]]) -> None:
         collected.telemetry.told(event, at)
 
 
+def test_a_telemetry_has_one_client() -> None:
+    """The spans of two would be mixed up."""
+    collected = Collected(now=lambda: EPOCH)
+    RealtimeClient("k").trace_to(collected.telemetry)
+    with pytest.raises(ConfigError, match="make one for each"):
+        RealtimeClient("k").trace_to(collected.telemetry)
+
+
 def test_spans_nest_and_last_as_long_as_what_they_stand_for() -> None:
     """The session holds the turn, the turn its answers and calls, each with the times at which it began and ended."""
     collected = Collected(now=lambda: EPOCH)

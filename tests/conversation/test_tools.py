@@ -239,6 +239,7 @@ def test_a_tool_that_expects_no_result_runs_and_asks_for_nothing() -> None:
     book = Book()
     assert book.tell(call("c1", expects_result=False), complete("c1"), done()) == []
     assert book.started == ["c1"]
+    assert book.calls.is_wanted("c1")
 
 
 def test_results_that_want_no_answer_ask_for_none() -> None:

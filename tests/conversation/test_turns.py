@@ -166,6 +166,35 @@ def test_an_answer_out_of_band_is_no_part_of_the_conversation() -> None:
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("conversation", ["", "c"])
+def test_the_same_metadata_later_is_an_answer_of_the_conversation(conversation: str) -> None:
+    """A program may mark all its answers alike: one out of band takes none of the others along."""
+    same = {"call": "42"}
+    turns, _ = play(
+        CreateResponse(out_of_band=True, metadata=same),
+        ResponseCreated(response_id="r1", metadata=same),
+        said("A form.", "r1", "a1"),
+        done("r1"),
+        SendText(text="Hello."),
+        CreateResponse(metadata=same),
+        ResponseCreated(response_id="r2", metadata=same, conversation_id=conversation),
+        said("Good day.", "r2", "a2"),
+        done("r2"),
+    )
+    assert texts(turns) == [("Hello.", "Good day.")]
+
+
+def test_an_answer_that_names_its_conversation_is_one_of_it() -> None:
+    """Even while one out of band with the same metadata is due."""
+    turns, _ = play(
+        CreateResponse(out_of_band=True, metadata={"call": "42"}),
+        ResponseCreated(response_id="r1", metadata={"call": "42"}, conversation_id="c"),
+        said("Good day.", "r1", "a1"),
+        done("r1"),
+    )
+    assert texts(turns) == [("", "Good day.")]
+
+
 def test_a_tool_round_is_part_of_its_turn() -> None:
     """The turn is over with the answer after the results, and keeps calls and outputs."""
     turns, told = play(
@@ -358,7 +387,17 @@ def test_a_transcript_that_names_its_answer_goes_to_its_turn() -> None:
         turns.told(created(f"t{number}"), 0.0)
         turns.told(done(f"t{number}"), 0.0)
     turns.told(TranscriptDone(transcript="spoken", source="input", response_id="t1"), 0.0)
-    assert [turn.user for turn in turns.snapshot()] == ["spoken", "typed 2"]
+    assert [turn.user for turn in turns.snapshot()] == ["spoken\ntyped 1", "typed 2"]
+
+
+def test_what_was_typed_stays_when_a_transcript_comes_behind_it() -> None:
+    """Sound and text may belong to one turn, and the words of the sound come when it was understood: neither replaces the other."""
+    turns = Turns()
+    turns.sent(SendText(text="The order number is 17."), 0.0)
+    turns.told(TranscriptDone(transcript="where is it", source="input", item_id="u1", final=False), 0.1)
+    turns.sent(SendText(text="Please."), 0.2)
+    turns.told(TranscriptDone(transcript="Where is it?", source="input", item_id="u1"), 0.3)
+    assert [turn.user for turn in turns.snapshot()] == ["Where is it?\nThe order number is 17.\nPlease."]
 
 
 def test_sentences_without_items_are_joined() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given, strategies as st
 
 from qai_realtime_sync import dialects
 from qai_realtime_sync.commands import COMMANDS, Command, Configure, RawEvent, SendAudio, SendText
-from qai_realtime_sync.config import RealtimeConfig, Voice
-from qai_realtime_sync.dialects.wire import loads
+from qai_realtime_sync.config import RealtimeConfig, RealtimeSession, Voice
+from qai_realtime_sync.dialects.wire import dumps, loads
 from qai_realtime_sync.errors import UnsupportedCommandError
 from qai_realtime_sync.seam import Frame
 
@@ -37,6 +37,26 @@ def test_odd_fields_give_frames_or_one_error(name: str, data: st.DataObject) -> 
         assert isinstance(frame, Frame)
         if frame.text and made is not RawEvent:
             assert isinstance(loads(frame.payload), dict)
+
+
+def test_sound_goes_in_binary_messages_once_the_service_says_so() -> None:
+    """A change of a running session may be refused: until its echo comes, sound stays what the service takes for certain."""
+    dialect, config = dialects.choose("xai")(), RealtimeConfig()
+    dialect.handshake(config, RealtimeSession())
+    [update] = dialect.encode(Configure(config=config, changes={"audio": {"input": {"transport": "binary"}}}))
+    session = loads(update.payload)["session"]
+    assert session["audio"]["input"]["transport"] == "binary"
+    dialect.decode('{"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}')
+    assert dialect.encode(SendAudio(audio=b"\1\2"))[0].text
+    dialect.decode(dumps({"type": "session.updated", "session": session}))
+    assert dialect.encode(SendAudio(audio=b"\1\2")) == [Frame(b"\1\2", False)]
+
+
+def test_sound_goes_in_binary_messages_from_the_first_one_on_if_the_session_opens_so() -> None:
+    """What opens a session is in force or there is no session."""
+    dialect = dialects.choose("xai")()
+    dialect.handshake(RealtimeConfig(session={"audio": {"input": {"transport": "binary"}}}), RealtimeSession())
+    assert dialect.encode(SendAudio(audio=b"\1\2")) == [Frame(b"\1\2", False)]
 
 
 @given(audio=st.binary(max_size=100), event_id=st.text(max_size=5))

@@ -139,6 +139,14 @@ def test_a_model_joins_a_query_and_replaces_nothing(url: str, wanted: str) -> No
     assert opened(OpenAI, url, config=RealtimeConfig(model="gpt-realtime")).url == wanted
 
 
+def test_a_transcription_session_has_an_address_of_its_own() -> None:
+    """It says its intent and never a model, in the address and in what a secret is minted for; through the gateway nothing changes."""
+    config = RealtimeConfig(model="gpt-realtime", session={"type": "transcription"})
+    assert opened(OpenAI, config=config).url == "wss://api.openai.com/v1/realtime?intent=transcription"
+    assert "model" not in OpenAI().session_body(config)["session"]
+    assert opened(OpenAI, "https://g.test", gateway=True, config=config).url == "wss://g.test/qai/v1/realtime?model=gpt-realtime"
+
+
 @pytest.mark.parametrize("made", [XAI, OpenAI, ElevenLabs, Gemini])
 def test_a_signed_address_stays_as_it_is(made: type[dialects.Dialect]) -> None:
     """It is the credential: no header, no parameter, no new encoding."""

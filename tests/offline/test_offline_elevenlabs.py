@@ -205,6 +205,27 @@ def test_a_client_that_answers_faster_than_the_agent_asks(talk: Callable[..., Ta
         assert [event["agent_response_event"]["agent_response"] for event in events if event["type"] == "agent_response"] == ["One. Two."]
 
 
+def test_a_call_that_was_overtaken_is_waited_for_no_more(server: RealtimeServer, script: Script, talk: Callable[..., Talk]) -> None:
+    """Once the user has asked something else, other calls are answered without it, and its result is known but not answered."""
+    script.on_text("one thing").call_tool("third")
+    one = talk()
+    one.override(client_events=ALL_EVENTS)
+    one.send("user_message", text="Do one thing.")
+    old = one.expect("client_tool_call")["client_tool_call"]
+    one.send("user_message", text="hello")
+    one.until("agent_response_complete")
+    one.send("user_message", text="Do one thing.")
+    new = one.expect("client_tool_call")["client_tool_call"]
+    one.send("client_tool_result", tool_call_id=new["tool_call_id"], result="New.", is_error=False)
+    answer = one.until("agent_response_complete")[0]["agent_response_event"]["agent_response"]
+    assert answer == "New."
+    one.send("client_tool_result", tool_call_id=old["tool_call_id"], result="Old.", is_error=False)
+    one.send("user_message", text="hello")
+    assert [event["type"] for event in one.until("agent_response_complete")].count("agent_response") == 1
+    outputs = [item["output"] for item in server.conversations[0]["items"] if item["kind"] == "function_call_output"]
+    assert outputs == ["New.", "Old."]
+
+
 def test_the_agents_own_tool(talk: Callable[..., Talk]) -> None:
     """A question about the weather calls get_weather with the city."""
     one = talk()

@@ -260,6 +260,90 @@ def test_an_item_can_be_retrieved_with_its_sound(openai: RealtimeServer, dial: D
     assert base64.b64decode(part["audio"]) == tone(0.5)
 
 
+def test_sound_of_an_item_is_told_only_to_who_asks_for_it(openai: RealtimeServer, dial: Dial) -> None:
+    """A message written with its sound comes back without it in events, and with it when it is retrieved."""
+    caller = dial(openai)
+    sound = base64.b64encode(tone(0.1)).decode()
+    item = {"type": "message", "role": "user", "content": [{"type": "input_audio", "audio": sound, "transcript": "Hello"}]}
+    caller.send("conversation.item.create", item=item)
+    told = [caller.expect(f"conversation.item.{name}")["item"] for name in ("added", "done")]
+    assert [one["content"] for one in told] == [[{"type": "input_audio", "transcript": "Hello"}]] * 2
+    caller.send("conversation.item.retrieve", item_id=told[0]["id"])
+    assert caller.expect("conversation.item.retrieved")["item"]["content"] == item["content"]
+
+
+@pytest.mark.parametrize(
+    ("role", "kind"),
+    [
+        ("user", "text"),
+        ("user", "audio"),
+        ("system", "text"),
+        ("assistant", "text"),
+        ("assistant", "input_text"),
+        ("assistant", "output_audio"),
+    ],
+)
+def test_parts_of_a_message_have_todays_names(openai: RealtimeServer, gateway: Caller, dial: Dial, role: str, kind: str) -> None:
+    """A name of the beta, or of another role, refuses the item; the gateway still takes the beta's."""
+    item = {"type": "message", "role": role, "content": [{"type": kind, "text": "Hello"}]}
+    caller = dial(openai)
+    caller.send("conversation.item.create", item=item)
+    assert caller.error()["param"] == "item.content[0].type"
+    gateway.send("conversation.item.create", item=item)
+    if kind == "output_audio":
+        gateway.error()
+    else:
+        gateway.expect("conversation.item.added")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "code"),
+    [({"n": 1}, "invalid_type"), ({"n": None}, "invalid_type"), ({"n" * 65: "x"}, "invalid_value"), ({"n": "x" * 513}, "invalid_value")],
+)
+def test_metadata_is_short_text(openai: RealtimeServer, dial: Dial, metadata: dict[str, Any], code: str) -> None:
+    """Names of at most 64 and text of at most 512 characters; anything else refuses the request."""
+    caller = dial(openai)
+    caller.send("response.create", response={"metadata": metadata})
+    assert caller.error()["code"] == code
+    caller.send("response.create", response={"metadata": {"n" * 64: "x" * 512}})
+    assert caller.expect("response.done")["response"]["metadata"] == {"n" * 64: "x" * 512}
+
+
+def test_an_answer_may_have_a_sound_of_its_own(openai: RealtimeServer, gateway: Caller, dial: Dial) -> None:
+    """Format, voice and limit of one answer are its own and told with it; the next one is the session's again."""
+    caller = dial(openai)
+    usual = spoken(caller.ask("Hello"))
+    own = {"format": {"type": "audio/pcmu"}, "voice": "cedar"}
+    events = caller.ask("Hello", audio={"output": own}, max_output_tokens=4000)
+    told = events[-1]["response"]
+    assert (told["audio"]["output"], told["max_output_tokens"]) == (own, 4000)
+    assert len(spoken(events)) == pytest.approx(len(usual) / 6, rel=0.02)  # 8000 bytes a second for 48,000
+    events = caller.ask("Hello")
+    told = events[-1]["response"]
+    assert told["audio"]["output"] == {"format": {"type": "audio/pcm", "rate": 24000}, "voice": "marin"}
+    assert (told["max_output_tokens"], len(spoken(events))) == ("inf", len(usual))
+    caller.send("response.create", response={"audio": {"output": {"format": "g711_ulaw"}}})
+    assert caller.error()["param"] == "response.audio.output.format.type"
+    beta = gateway.ask("Hello", output_audio_format="g711_ulaw", voice="cedar")
+    assert (beta[-1]["response"]["audio"]["output"], len(spoken(beta))) == (own, pytest.approx(len(usual) / 6, rel=0.02))
+
+
+@pytest.mark.parametrize("query", ["", "?intent=transcription"])
+def test_a_transcription_session_only_transcribes(openai: RealtimeServer, dial: Dial, query: str) -> None:
+    """Speech brings a transcript and no answer, an answer that is asked for is refused, and the session shows nothing of answers."""
+    caller = dial(openai, query)
+    assert caller.receive()["session"]["type"] == ("transcription" if query else "realtime")
+    session = caller.configure(type="transcription", audio={"input": {"transcription": {"model": "gpt-transcribe"}}})
+    assert set(session) == {"type", "object", "id", "expires_at", "audio", "include"}
+    assert set(session["audio"]) == {"input"}
+    caller.append(tone(0.6) + silence(1.0))
+    caller.expect("conversation.item.input_audio_transcription.completed")
+    caller.send("response.create", event_id="mine")
+    *before, error = caller.until("error")
+    assert error["error"]["event_id"] == "mine"
+    assert "response.created" not in types(before)
+
+
 def test_the_voice_is_fixed_once_it_was_heard(openai: RealtimeServer, dial: Dial) -> None:
     """Before the first spoken answer the voice may change, afterwards that refuses the update; the same voice again does not."""
     caller = dial(openai)

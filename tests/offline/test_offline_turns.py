@@ -284,6 +284,17 @@ def test_an_answer_ends_when_its_tokens_are_used_up(xai: RealtimeServer, dial: D
     assert caller.error()["param"] == "session.max_output_tokens"
 
 
+def test_one_answer_may_be_longer_than_the_sessions(openai: RealtimeServer, dial: Dial) -> None:
+    """A limit of inf lifts the session's for this answer alone."""
+    caller = dial(openai)
+    caller.configure(type="realtime", max_output_tokens=5)
+    assert caller.ask("Hello")[-1]["response"]["status"] == "incomplete"
+    answer = caller.ask("Hello", max_output_tokens="inf")[-1]["response"]
+    assert (answer["status"], answer["max_output_tokens"]) == ("completed", "inf")
+    answer = caller.ask("Hello")[-1]["response"]
+    assert (answer["status"], answer["max_output_tokens"]) == ("incomplete", 5)
+
+
 def test_metadata_and_client_item_ids_are_kept(xai: RealtimeServer, dial: Dial) -> None:
     """metadata stands on response.created and response.done, null where none was given; an item keeps the client's id."""
     caller = dial(xai)

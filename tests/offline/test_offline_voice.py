@@ -147,7 +147,8 @@ def test_noise_is_no_speech(voice: Voice) -> None:
 def test_a_spoken_question_calls_the_tool(server: RealtimeServer, dial: Dial) -> None:
     """A spoken question becomes a transcript with growing guesses, a tool call with its argument, and a spoken answer."""
     caller = dial(server)
-    caller.configure(turn_detection={"type": "server_vad"}, tools=[WEATHER])
+    transcription = {"input": {"transcription": {"model": "grok-transcribe"}}}
+    caller.configure(turn_detection={"type": "server_vad"}, tools=[WEATHER], audio=transcription)
     question = "What is the weather like in London today?"
     caller.append(silence(0.5) + caller_voice(question)[0] + silence(0.8))
     events = caller.until("response.done")
@@ -164,6 +165,17 @@ def test_a_spoken_question_calls_the_tool(server: RealtimeServer, dial: Dial) ->
     caller.send("response.create")
     answer = caller.until("response.done")
     assert 0.5 < len(spoken(answer)) / 48000 < 3
+
+
+def test_only_its_own_transcription_model_tells_what_it_hears_so_far_by_updates(server: RealtimeServer, dial: Dial) -> None:
+    """With the gateway's usual model the sentence grows by transcripts in progress alone."""
+    caller = dial(server)
+    caller.configure(turn_detection={"type": "server_vad"}, input_audio_transcription={"model": "grok-2-audio"})
+    caller.append(silence(0.5) + caller_voice("What is the weather like today?")[0] + silence(0.8))
+    name = "conversation.item.input_audio_transcription"
+    events = caller.until(f"{name}.completed", status="completed")
+    assert f"{name}.updated" not in types(events)
+    assert sum(event.get("status") == "in_progress" for event in events) >= 1
 
 
 def test_the_answer_can_be_understood(server: RealtimeServer, voice: Voice, dial: Dial) -> None:

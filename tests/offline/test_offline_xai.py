@@ -158,6 +158,14 @@ def test_force_message_is_said_verbatim(xai: RealtimeServer, dial: Dial) -> None
     assert caller.expect("response.output_audio_transcript.done")["transcript"] == "This call is recorded."
 
 
+def test_an_answer_out_of_band_leaves_no_item(xai: RealtimeServer, dial: Dial) -> None:
+    """What is said beside the conversation is no part of it, and not told as one."""
+    caller = dial(xai)
+    caller.send("response.create", response={"conversation": "none", "modalities": ["text"], "metadata": {"for": "form"}})
+    assert "conversation.item.added" not in types(caller.until("response.done"))
+    assert xai.conversations[0]["items"] == []
+
+
 def test_binary_transport_both_ways(xai: RealtimeServer, dial: Dial) -> None:
     """With transport binary raw sound goes both ways; without it a binary frame is an error and the call lives on."""
     caller = dial(xai)
