@@ -914,6 +914,21 @@ def test_a_context_of_the_caller_says_whom_to_trust(authority: Any) -> None:
         assert seen == []
 
 
+def test_a_session_of_the_caller_says_whom_to_trust(authority: Any, tmp_path: Any) -> None:
+    """Its own `verify` counts, unless another is given; a context, which would not reach it, is refused."""
+    bundle = tmp_path / "bundle.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    with requests.Session() as own:
+        own.verify = str(bundle)
+        with tls_server(serving_context(authority)) as (url, _):
+            assert RestClient(KEY, base_url=url, session=own).create_session().session_id == "vs_1"
+        own.verify = "/nowhere/ca.pem"
+        with tls_server(serving_context(authority)) as (url, _):
+            assert RestClient(KEY, base_url=url, session=own, verify=str(bundle)).create_session().session_id == "vs_1"
+        with pytest.raises(ConfigError, match="ssl_context= does not reach a session of your own"):
+            RestClient(KEY, base_url=BASE, session=own, ssl_context=trusting_context(authority))
+
+
 def test_a_context_of_the_caller_trusts_nobody_else(authority: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundle of the environment, or of `verify`, is not added to it."""
     bundle = tmp_path / "bundle.pem"

@@ -145,7 +145,7 @@ class Billing:
             _log.info("session %s goes on with the token it has: %s", session.session_id, error)
             return session
         except ApiError as error:
-            if error.status_code >= 500 and alive:
+            if alive and (_was_not_taken(error) or _is_from_elsewhere(error)):
                 _log.info("session %s goes on with the token it has: %s", session.session_id, error)
                 return session
             if not error.is_not_found and error.code not in _EXPIRED:
@@ -207,6 +207,8 @@ class Billing:
         with self._lock:
             due, self._open = self._open, {}
             self._ending |= due.keys()
+            if due:
+                self._settled.clear()  # already now: whoever else ends it looks at that before their end is queued
             now = self._clock()
             busy = self._doing == "refresh"
             timer, self._timer = self._timer, None
@@ -261,7 +263,7 @@ class Billing:
         with self._lock:
             self._pending -= 1
             self._moving_money -= vital
-            if not self._moving_money:
+            if not self._moving_money and not self._ending:
                 if not self._open:
                     _unsettled.discard(self)
                 self._settled.set()
@@ -318,7 +320,10 @@ class Billing:
         return session
 
     def _refresh(self, session: RealtimeSession, deadline: float) -> RealtimeSession:
-        self._doing = "refresh"
+        with self._lock:  # so that `finish` either sees it or comes before it
+            if self._over:
+                raise _cancelled()
+            self._doing = "refresh"
         try:
             left = min(_REFRESH_TIMEOUT, max(_LEAST, deadline - self._clock()))
             token = self._rest.refresh_session(session.session_id, timeout=left)
@@ -361,7 +366,7 @@ class Billing:
             self._post(lambda: self._keep(session_id), vital=False)
 
     def _keep(self, session_id: str) -> None:
-        """Refresh during the conversation: asked once for each token, again only when nothing could be sent."""
+        """Refresh during the conversation: asked once for each token, again only when that was not even looked at."""
         with self._lock:
             session = self._session
             wanted = session_id in self._open
@@ -371,8 +376,9 @@ class Billing:
             self._refresh(session, self._token_until)
         except RealtimeError as error:
             left = self._token_until - self._clock()
-            if error.code in _NOT_SENT and left > _SOONEST:
-                self._arm(max(_SOONEST, left / 4), session_id)
+            if _was_not_taken(error) and left > _SOONEST:
+                wished = getattr(error, "retry_after", None) or 0.0
+                self._arm(max(_SOONEST, left / 4, min(wished, left / 2)), session_id)
             elif not self._over:
                 _log.warning(
                     "the token of session %s could not be refreshed (%s): the conversation goes on, but the service may end it when "
@@ -387,9 +393,9 @@ class Billing:
             self.cost_ticks += self._rest.last_response.cost_ticks
 
     def _end_earlier(self, deadline: float) -> None:
-        """End what an earlier connection had, before the next is minted. An attempt that could not be sent does not count.
+        """End what an earlier connection had, before the next is minted. An attempt that was not even looked at does not count.
 
-        Raises: `ConnectError` if it could not be sent.
+        Raises: `ConnectError` if it could not be sent, `ApiError` where there were too many requests (429).
         """
         with self._lock:
             due, self._open = self._open, {}
@@ -398,10 +404,12 @@ class Billing:
             error = self._try_to_end(session_id, self._clock() - minted_at, min(_END_TIMEOUT, max(_LEAST, (deadline - self._clock()) / 3)))
             if error is None:
                 continue
-            if error.code in _NOT_SENT and not self._over:
-                with self._lock:
+            with self._lock:
+                put_off = _was_not_taken(error) and not self._over  # nobody looks at it any more once that is so
+                if put_off:
                     self._open[session_id] = minted_at
                     self._ending.discard(session_id)
+            if put_off:
                 raise error
             self._name(session_id, error)
 
@@ -436,6 +444,16 @@ class Billing:
 
 def _cancelled() -> ConnectError:
     return ConnectError("the client was closed while a session was being minted", code="cancelled")
+
+
+def _was_not_taken(error: RealtimeError) -> bool:
+    """A request that never left, or a 429, which comes before anything else (source: gateway, retries): it may be sent again."""
+    return error.code in _NOT_SENT or (isinstance(error, ApiError) and error.status_code == 429)
+
+
+def _is_from_elsewhere(error: ApiError) -> bool:
+    """The gateway is away, and what stands before it has answered: a 5xx, a redirect, a page that is no JSON."""
+    return error.status_code >= 500 or 300 <= error.status_code < 400 or error.code == "invalid_response"
 
 
 def _was_not_charged(error: Exception) -> bool:

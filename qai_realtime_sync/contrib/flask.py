@@ -36,6 +36,7 @@ __all__ = ["Realtime", "event_stream"]
 
 _log = logging.getLogger("qai_realtime_sync")
 _NAME = "qai_realtime"
+_STREAMS = "qai_realtime_streams"
 
 
 class Realtime:
@@ -66,6 +67,7 @@ class Realtime:
             app.config.setdefault(key, default)
         app.extensions[_NAME] = self
         app.teardown_appcontext(_close_clients)
+        flask.request_finished.connect(_hand_over, app)
         if app.config["REALTIME_CLOSE_ON_SIGTERM"]:
             install_signal_handlers()
 
@@ -132,9 +134,15 @@ def event_stream(
     if not journal.has_more(after):
         return flask.Response(status=204)  # tells a browser not to come back
     response = flask.Response(stream, mimetype="text/event-stream", headers=sse.HEADERS)
-    if _release(client):
-        response.call_on_close(client.close)
+    flask.g.setdefault(_STREAMS, []).append((client, response))
     return response
+
+
+def _hand_over(_: flask.Flask, *, response: flask.Response, **__: object) -> None:
+    """Leave a client to the stream that is sent; one whose view failed after `event_stream`, or answered something else, ends as others."""
+    for client, stream in flask.g.pop(_STREAMS, []):
+        if stream is response and _release(client):
+            response.call_on_close(client.close)
 
 
 def _release(client: RealtimeClient) -> bool:

@@ -29,7 +29,8 @@ class CallEnd:
 
     ``reason``: ``"hung_up"`` Twilio said stop; ``"lost"`` its connection is gone; ``"closed"`` the conversation ended first, see
     ``closed``; ``"silent"`` Twilio sent nothing any more; ``"stalled"`` it took nothing any more. ``start`` is ``None`` if no call began.
-    ``error`` is what the WebSocket raised; ``heard_ms`` how much of the assistant was heard.
+    ``seconds``: from its start to this reason; ``heard_ms``: how much of the assistant was heard by then. ``error`` is what the WebSocket
+    raised.
     """
 
     reason: Literal["hung_up", "lost", "closed", "silent", "stalled"]
@@ -71,8 +72,8 @@ def bridge(
     return CallEnd(
         reason=call.reason,
         start=call.start,
-        seconds=clock() - call.started_at if call.start else 0.0,
-        heard_ms=call.sink.played_ms if call.sink else 0.0,
+        seconds=call.ended_at - call.started_at if call.start else 0.0,
+        heard_ms=call.heard_ms,
         closed=call.closed,
         error=call.error,
     )

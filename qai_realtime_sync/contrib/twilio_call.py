@@ -67,7 +67,8 @@ class Call:
         self.start: CallStart | None = None
         self.sink: TwilioSink | None = None
         self._sending: threading.Thread | None = None
-        self.started_at = self._last = clock()
+        self.started_at = self.ended_at = self._last = clock()
+        self.heard_ms = 0.0
         self._digits, self._digits_until = "", 0.0
         self._sending_ended, self._last_words_until = 0.0, math.inf
         self._complained: set[str] = set()
@@ -153,8 +154,8 @@ class Call:
             if self.on_start is not None:
                 self.on_start(start)
         except NotConnectedError as error:
-            if error.code == "already_used":
-                raise
+            if error.code == "already_used" or client.state not in ("closing", "closed", "failed"):
+                raise  # nothing of this call: `on_start` speaks to somebody else
             # The program closed it in this very moment: `Closed` ends the call.
         self._last = self._clock()  # what came meanwhile waits to be taken
 
@@ -219,7 +220,9 @@ class Call:
     def end(self) -> None:
         """Close both sides: the client first, because it is paid for."""
         sink, sending = self.sink, self._sending
+        self.ended_at = self._clock()  # closing takes its time, in which nobody hears anything
         if sink is not None:
+            self.heard_ms = sink.played_ms
             sink.stop()
         try:
             if isinstance(self._client, RealtimeClient):

@@ -61,6 +61,10 @@ class WebClient(RealtimeClient):
         further = settings["REALTIME_CLIENT"] or {}
         if not isinstance(further, Mapping):
             raise ConfigError(f"REALTIME_CLIENT must be a dict of arguments for RealtimeClient, not {type(further).__name__}")
+        if "config" in further:
+            raise ConfigError("REALTIME_CLIENT has an entry 'config': the configuration stands in REALTIME_CONFIG")
+        if config is not None and not isinstance(config, RealtimeConfig):
+            raise ConfigError(f"config must be a RealtimeConfig, not {type(config).__name__}; RealtimeConfig.from_dict(…) makes one")
         arguments = {**further, **given}
         chosen = config if config is not None else _configured(settings["REALTIME_CONFIG"])
         chosen = attrs.evolve(chosen, tools=_inside_tools(around, chosen.tools))
@@ -176,8 +180,7 @@ class Kept:
         """Keep a client until a minute after its end; return its name."""
         name = secrets.token_urlsafe(16)
         with self._lock:
-            for old in [old for old, at in self._ended.items() if self._clock() - at > _ENDED_FOR]:
-                del self._ended[old], self._clients[old]
+            self._forget()
             self._clients[name] = client
         RealtimeClient.on(client, Closed, lambda _: self._end(name))  # no context is needed for it
         if client.state in ("closed", "failed"):
@@ -192,7 +195,12 @@ class Kept:
     def get(self, name: str) -> RealtimeClient | None:
         """Return the client of this name, ``None`` if there is none in this process."""
         with self._lock:
+            self._forget()
             return self._clients.get(name)
+
+    def _forget(self) -> None:
+        for old in [old for old, at in self._ended.items() if self._clock() - at > _ENDED_FOR]:
+            del self._ended[old], self._clients[old]
 
 
 def _check_sigterm() -> None:

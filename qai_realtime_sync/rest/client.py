@@ -42,7 +42,7 @@ class RestClient:
     request (``{"X-Quantum-App": "my-app"}``). ``timeout``: seconds for each attempt, from connecting to the last byte.
     ``proxy``: a URL, ``""`` for none, ``None`` for the environment's, which never applies to this machine. ``verify``: ``True``,
     or the path of a CA bundle (``True`` also reads ``REQUESTS_CA_BUNDLE``). ``ssl_context``: an `ssl.SSLContext` instead of it.
-    ``session``: a `requests.Session` of your own; you
+    ``session``: a `requests.Session` of your own, with its own ``verify`` and ``cert`` instead of a context; you
     close it, and a slow answer is bounded between two of its bytes only. ``allow_insecure``: send the key over plain http to
     another machine. ``clock`` and ``wait`` stand in for the monotonic clock and for waiting.
 
@@ -72,6 +72,8 @@ class RestClient:
         self._base_url = None if base_url is None else checked_base_url(base_url, allow_insecure=allow_insecure)
         self._headers = checked_headers(headers or {})
         self._timeout = checked_timeout(timeout)
+        if session is not None and ssl_context is not None:
+            raise ConfigError("ssl_context= does not reach a session of your own: set its verify and cert, or leave one of the two out")
         self._exchange = Exchange(proxy=proxy, verify=verify, ssl_context=ssl_context, session=session, clock=clock)
         self._clock = clock
         self._closed = threading.Event()

@@ -100,9 +100,11 @@ class Exchange:
 
         return dict(requests.utils.get_environ_proxies(url))
 
-    def _verification(self) -> bool | str:
+    def _verification(self) -> bool | str | None:
         if self.verify is not True or self.ssl_context is not None:
             return self.verify
+        if self.session is not None:
+            return None  # the caller's session says whom it trusts
         return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
 

@@ -21,8 +21,9 @@ import attrs
 
 from qai_realtime_sync.config import redacted
 from qai_realtime_sync.errors import ConfigError
+from qai_realtime_sync.offline.tap import Refusal
 
-__all__ = ["Cassette", "Entry", "difference", "frame_of", "scrubbed", "shown", "spelled_frame"]
+__all__ = ["Cassette", "Entry", "difference", "frame_of", "refused", "scrubbed", "shown", "spelled_frame"]
 
 VERSION: Final = 1
 _SECRETS: Final = re.compile(
@@ -122,6 +123,13 @@ def frame_of(fields: Mapping[str, Any], change: Callable[[str, Any], Any]) -> st
         return base64.b64decode(frame["base64"])
     text = frame if isinstance(frame, str) else json.dumps(_changed("", frame, change), ensure_ascii=False, separators=(",", ":"))
     return text.encode() if binary else text
+
+
+def refused(fields: Mapping[str, Any]) -> Refusal:
+    """Return the refusal of a connection as it is written: ``status``, ``code``, ``message``, and ``retry_after`` if it was said."""
+    wait = fields.get("retry_after")
+    headers = {} if wait is None else {"Retry-After": f"{wait:g}"}
+    return Refusal(int(fields["status"]), str(fields["code"]), str(fields["message"]), headers)
 
 
 def _changed(key: str, value: Any, change: Callable[[str, Any], Any]) -> Any:

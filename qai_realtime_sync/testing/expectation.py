@@ -141,6 +141,8 @@ class Expectation:
         the arguments may hold the places of `say`.
         """
         given = checked_call(name, arguments)
+        if isinstance(result, str):
+            pattern_of(result)  # now, not when the result comes
         return self._add(
             kind="call", label=f"call_tool({_quoted(name)})", text=name, arguments=given, result=result, may_fail=may_fail
         )
@@ -229,6 +231,8 @@ def check_close(code: object, reason: object) -> None:
     """Raise `ConfigError` for what cannot stand in a close frame."""
     if isinstance(code, bool) or not isinstance(code, int) or not 1000 <= code <= 4999:
         raise ConfigError(f"close() needs a code from 1000 to 4999, not {code!r}", code="invalid_script")
+    if code in (1005, 1006):
+        raise ConfigError(f"no close frame carries {code}, which stands for an end without one: drop()", code="invalid_script")
     if not isinstance(reason, str) or len(reason.encode()) > _LONGEST_REASON:
         raise ConfigError(f"close() takes a reason of at most {_LONGEST_REASON} bytes, not {reason!r}", code="invalid_script")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from qai_realtime_sync.events import Event
 from qai_realtime_sync.offline.ledger import Entry, Ledger, RateLimit
 from qai_realtime_sync.offline.line import StreamSocket
 from qai_realtime_sync.offline.tap import Refusal
+from qai_realtime_sync.testing.expectation import check_close
 
 __all__ = ["Fault", "Faults", "FaultySocket", "KeyedLedger", "MintLimit"]
 
@@ -39,11 +41,12 @@ class Fault:
 
 @attrs.define(eq=False)
 class _Door:
-    """Refusals of the next connections."""
+    """Refusals of the next connections; with ``mints`` of sessions that are asked for too."""
 
     label: str
     refusal: Refusal
     times: int | None
+    mints: bool
     happened: int = 0
 
 
@@ -76,6 +79,7 @@ class Faults:
         self, code: int, reason: str = "", *, events: int | None = None, name: str = "", times: int = 1
     ) -> None:
         """Close the connection with this code and reason after so many messages."""
+        check_close(code, reason)
         self._arm("close_after", kind="close", code=code, reason=reason, events=_events(events, name), name=name, times=times)
 
     def stall_after(self, events: int | None = None, *, name: str = "", times: int = 1) -> None:
@@ -91,15 +95,15 @@ class Faults:
         retry_after: float | None = None,
         times: int | None = 1,
     ) -> None:
-        """Refuse the next connections at their upgrade, with an HTTP status; ``times=None``: all from now on."""
-        headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
-        self._bar(f"refuse({status})", Refusal(status, code, message, headers), times)
+        """Refuse the next connections at their upgrade, with an HTTP status; ``times=None``: all from now on. Minting goes well."""
+        if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
+            raise ConfigError(f"refuse() needs an HTTP status from 200 to 599, not {status!r}", code="invalid_fault")
+        self._bar(f"refuse({status})", Refusal(status, code, message, _retry_after(retry_after)), times)
 
     def rate_limit(self, retry_after: float | None = 1, *, times: int | None = 1) -> None:
         """Refuse the next connections, or sessions that are asked for, with 429 and ``Retry-After``."""
-        headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
-        refusal = Refusal(429, "RATE_LIMITED_PER_KEY", "Too many sessions; try again later.", headers)
-        self._bar("rate_limit()", refusal, times)
+        refusal = Refusal(429, "RATE_LIMITED_PER_KEY", "Too many sessions; try again later.", _retry_after(retry_after))
+        self._bar("rate_limit()", refusal, times, mints=True)
 
     def refuse_auth(self, code: str = "invalid_key") -> None:
         """From now on no key is right, as each service says it: 401, or a close after the upgrade. ``EPHEMERAL_EXPIRED`` is a code too."""
@@ -120,11 +124,11 @@ class Faults:
         with self._lock:
             self._faults.append(Fault(label, times=times, **fields))
 
-    def _bar(self, label: str, refusal: Refusal, times: int | None) -> None:
+    def _bar(self, label: str, refusal: Refusal, times: int | None, *, mints: bool = False) -> None:
         if times is not None:
             _check("times", times)
         with self._lock:
-            self._doors.append(_Door(label, refusal, times))
+            self._doors.append(_Door(label, refusal, times, mints))
 
     # -- letting them happen ---------------------------------------------------------------------------------------------------
 
@@ -157,11 +161,11 @@ class Faults:
                 return left
         return None
 
-    def refusal(self) -> Refusal | None:
-        """Return how the connection that comes now is refused."""
+    def refusal(self, *, minting: bool = False) -> Refusal | None:
+        """Return how the connection that comes now is refused, or the session that is asked for."""
         with self._lock:
             for door in self._doors:
-                if door.times is None or door.happened < door.times:
+                if (door.mints or not minting) and (door.times is None or door.happened < door.times):
                     door.happened += 1
                     return door.refusal
         return None
@@ -234,19 +238,17 @@ class MintLimit(RateLimit):
     """A limit of sessions that can be reached at will."""
 
     faults: Faults
-    _after: float = 1
+    _after: float | None = None  # of the last refusal; None = the limit itself says it
 
     def allow(self) -> bool:
         """Take one, unless a refusal is due."""
-        refusal = self.faults.refusal()
-        if refusal is not None:
-            self._after = float(refusal.headers.get("Retry-After", 1))
-            return False
-        return super().allow()
+        refusal = self.faults.refusal(minting=True)
+        self._after = None if refusal is None else float(refusal.headers.get("Retry-After", 1))
+        return refusal is None and super().allow()
 
     def retry_after(self) -> int:
         """Return in how many whole seconds one is left again."""
-        return max(1, round(self._after))
+        return super().retry_after() if self._after is None else max(1, round(self._after))
 
 
 def _events(events: int | None, name: str) -> int:
@@ -254,6 +256,14 @@ def _events(events: int | None, name: str) -> int:
         raise ConfigError("after how many events, or which one? drop_after(3), drop_after(name='audio_delta')", code="invalid_fault")
     _check("events", 1 if events is None else events)
     return 1 if events is None else events
+
+
+def _retry_after(seconds: object) -> dict[str, str]:
+    if seconds is None:
+        return {}
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+        raise ConfigError(f"retry_after must be a number of seconds from 0, or None, not {seconds!r}", code="invalid_fault")
+    return {"Retry-After": f"{seconds:g}"}
 
 
 def _check(name: str, value: object) -> None:

@@ -5,6 +5,7 @@ Every run of pytest loads it where the package is installed, so it imports nothi
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Generator, Iterator
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from qai_realtime_sync.testing.server import ScriptedServer
 
 _SERVERS = "_qai_realtime_servers"
+_RECORDED = pytest.StashKey[dict[Path, str]]()  # which test has recorded which file in this run
+_CASSETTES_OWN = ("cassette", "ignore")
 _MARKER = (
     "realtime(dialect=…, strict=…, must_complete=…, …): the options of the fixture realtime_server, those of ScriptedServer; "
     "cassette=FILE for realtime_cassette"
@@ -56,8 +59,7 @@ def realtime_server(request: pytest.FixtureRequest) -> Iterator[ScriptedServer]:
     """A realtime service on loopback for this test; at its end everything that was expected must have happened."""
     from qai_realtime_sync.testing.server import ScriptedServer
 
-    options = _options(request)
-    options.pop("cassette", None)
+    options = {name: value for name, value in _options(request).items() if name not in _CASSETTES_OWN}
     server = ScriptedServer(**options).start()
     _watch(request, server)
     try:
@@ -76,13 +78,15 @@ def realtime_cassette(request: pytest.FixtureRequest) -> Iterator[ReplayServer |
     if upstream:
         from qai_realtime_sync.testing.recording import RecordingServer
 
-        for name in ("ignore", "must_complete"):
-            options.pop(name, None)
+        options = _options_of(RecordingServer, options)
+        first = request.config.stash.setdefault(_RECORDED, {}).setdefault(path, request.node.nodeid)
+        if first != request.node.nodeid:
+            raise pytest.UsageError(f"{path.name} was just recorded by {first}: name another file, @pytest.mark.realtime(cassette=…)")
         server = RecordingServer(path, upstream=upstream, upstream_key=os.environ.get("QAI_API_KEY", ""), **options)
     else:
         from qai_realtime_sync.testing.replaying import ReplayServer
 
-        server = ReplayServer(path, **options)
+        server = ReplayServer(path, **_options_of(ReplayServer, options))
     server.start()
     _watch(request, server)
     try:
@@ -91,12 +95,28 @@ def realtime_cassette(request: pytest.FixtureRequest) -> Iterator[ReplayServer |
         server.stop()
 
 
+def _options_of(kind: type, options: dict[str, Any]) -> dict[str, Any]:
+    """Return those options that a server of cassettes has: a marker of a whole module may give the other fixture's too."""
+    from qai_realtime_sync.testing.server import option_names
+
+    own = inspect.signature(kind).parameters.keys() - {"path", "upstream", "upstream_key"}
+    unknown = options.keys() - own - {*option_names(), *_CASSETTES_OWN}
+    if unknown:
+        told, there_are = ", ".join(map(repr, sorted(unknown))), ", ".join(["cassette", *sorted(own)])
+        raise pytest.UsageError(f"realtime_cassette has no option {told}; there are: {there_are}")
+    return {name: value for name, value in options.items() if name in own}
+
+
 def _cassette_path(request: pytest.FixtureRequest, named: str | None) -> Path:
-    """Return the file of a test's cassette: as the marker names it, or ``cassettes/MODULE.TEST.jsonl``, beside the test's file."""
+    """Return the file of a test's cassette: as the marker names it, or ``cassettes/MODULE.TEST.jsonl``, beside the test's file.
+
+    Before the name of a method come those of its classes, which may have methods of the same name.
+    """
     here = Path(str(request.node.path))
     if named:
         return here.parent / named
-    safe = re.sub(r"[^\w.-]+", "_", request.node.name).strip("_")
+    names = [node.name for node in request.node.listchain() if isinstance(node, pytest.Class)] + [request.node.name]
+    safe = re.sub(r"[^\w.-]+", "_", ".".join(names)).strip("_")
     return here.parent / "cassettes" / f"{here.stem}.{safe}.jsonl"
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -17,11 +18,12 @@ from qai_realtime_sync.config import RealtimeConfig, RealtimeSession
 from qai_realtime_sync.dialects import choose
 from qai_realtime_sync.dialects.address import ws_address
 from qai_realtime_sync.errors import ApiError, ConfigError, ConnectionClosedError, RealtimeError
+from qai_realtime_sync.offline.ledger import Entry as LedgerEntry, Ledger
 from qai_realtime_sync.offline.line import Line
 from qai_realtime_sync.offline.server import RealtimeServer
 from qai_realtime_sync.offline.tap import Refusal
 from qai_realtime_sync.seam import Frame
-from qai_realtime_sync.testing.cassette import VERSION, scrubbed, spelled_frame
+from qai_realtime_sync.testing.cassette import VERSION, refused, scrubbed, spelled_frame
 from qai_realtime_sync.testing.loopback import KEY, Loopback
 from qai_realtime_sync.testing.words import commands_of
 
@@ -41,8 +43,6 @@ class RecordingServer(Loopback):
 
     Raises: `ConfigError` for a wrong address or a file that cannot be written.
     """
-
-    must_complete = False
 
     def __init__(
         self,
@@ -76,6 +76,7 @@ class _Tape:
     """The file that is being written; safe for several threads."""
 
     def __init__(self, path: pathlib.Path, dialect: str, secrets: tuple[str, ...]) -> None:
+        self._path = path
         self._secrets = tuple(one for one in secrets if len(one) >= 4)
         self._began = time.monotonic()
         self._lock = threading.Lock()  # guards everything below
@@ -88,6 +89,8 @@ class _Tape:
         except OSError as error:
             raise ConfigError(f"the cassette {str(path)!r} cannot be written: {error.strerror or error}", code="invalid_path") from error
         self._write({"cassette": VERSION, "dialect": dialect, "recorded_at": round(time.time())})
+        if self.problem:
+            raise ConfigError(self.problem, code="invalid_path")
 
     def sent(self, connection: int, command: Command) -> None:
         """Write a command of the client; sound is added up until something else comes."""
@@ -134,8 +137,27 @@ class _Tape:
         self._write({**self._place(connection), "direction": direction, **scrubbed(dict(fields), self._secrets)})
 
     def _write(self, value: Mapping[str, Any]) -> None:
-        if not self._file.closed:
+        if self._file.closed:
+            return
+        try:
             self._file.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+        except OSError as error:  # a full disk: the conversation goes on, and the report tells it
+            self.problem = f"the cassette {str(self._path)!r} cannot be written: {error.strerror or error}; it is not whole, record it anew"
+            with contextlib.suppress(OSError):  # what it could not write once more
+                self._file.close()
+
+
+class _Doorkeeper(Ledger):
+    """A ledger that tells when a key is wrong."""
+
+    turned_away: Callable[[], None]
+
+    def look_up(self, credential: str) -> LedgerEntry:
+        """Tell what a credential is good for."""
+        entry = super().look_up(credential)
+        if entry.refusal:
+            self.turned_away()
+        return entry
 
 
 class _Recorder(RealtimeServer):
@@ -143,6 +165,9 @@ class _Recorder(RealtimeServer):
 
     def __init__(self, tape: _Tape, upstream: str, upstream_key: str, ssl_context: Any, **options: Any) -> None:
         super().__init__(light=True, **options)
+        ledger = _Doorkeeper(options["key"], self.ledger.tariff)
+        ledger.turned_away = self._hang_up
+        self.ledger = ledger
         self._tape, self._upstream, self._upstream_key = tape, upstream, upstream_key
         self._ssl_context = ssl_context
         self._dialled = threading.local()
@@ -151,18 +176,31 @@ class _Recorder(RealtimeServer):
 
     def refusal(self, path: str, query: Mapping[str, str]) -> Refusal | None:
         """Dial the service; return how it refused, if it did."""
-        with self._count_lock:
-            self._count += 1
-            self._dialled.number = number = self._count
+        self._dialled.connection = None
         try:
             url, headers = self._target(path, query)
             self._dialled.connection = transport.connect(url, headers=headers, timeout=15.0, ssl_context=self._ssl_context)
         except RealtimeError as error:
             status = error.status_code if isinstance(error, ApiError) and error.status_code else 502
-            code, message = str(error.code or ""), str(error)
-            self._tape.received(number, {"name": "refused", "status": status, "code": code, "message": message})
-            return Refusal(status, code, message)
+            fields = {"status": status, "code": str(error.code or ""), "message": error.message}
+            if isinstance(error, ApiError) and error.retry_after is not None:
+                fields["retry_after"] = error.retry_after
+            self._tape.received(self._next_number(), {"name": "refused", **fields})
+            return refused(fields)
         return None
+
+    def _next_number(self) -> int:
+        """Number a connection as the replay will: who is turned away at the upgrade, for want of the key, has none."""
+        with self._count_lock:
+            self._count += 1
+            return self._count
+
+    def _hang_up(self) -> None:
+        """Nobody is let in for whom the service was dialled."""
+        connection = getattr(self._dialled, "connection", None)
+        self._dialled.connection = None
+        if connection is not None:
+            connection.close(timeout=1.0)
 
     def _target(self, path: str, query: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
         split = urlsplit(self._upstream)
@@ -180,7 +218,7 @@ class _Recorder(RealtimeServer):
 
     def converse(self, environ: dict[str, Any], *, path: str, subprotocol: str, admitted: bool, **_: Any) -> None:
         """Pass messages on in both directions until one side ends."""
-        number, connection = self._dialled.number, self._dialled.connection
+        number, connection = self._next_number(), self._dialled.connection
         threading.current_thread().name = f"qai-offline-line-record-{number}"
         try:
             line = Line(environ, environ["werkzeug.socket"], subprotocol=subprotocol, name=f"record-{number}")
@@ -211,7 +249,8 @@ class _Recorder(RealtimeServer):
                 connection.close(code if code in _SENDABLE else 1000, reason[:100], timeout=1.0)
                 down.join(2.0)
         finally:
-            connection.abort()
+            if connection is not None:
+                connection.abort()
 
     def _pass_down(self, connection: transport.Connection, line: Line, number: int, dialect: str) -> None:
         reader = choose(dialect)()

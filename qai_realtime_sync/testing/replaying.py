@@ -13,7 +13,7 @@ from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.offline.line import Line
 from qai_realtime_sync.offline.server import RealtimeServer
 from qai_realtime_sync.offline.tap import Refusal
-from qai_realtime_sync.testing.cassette import Cassette, Entry, difference, frame_of, scrubbed, shown
+from qai_realtime_sync.testing.cassette import Cassette, Entry, difference, frame_of, refused, scrubbed, shown
 from qai_realtime_sync.testing.loopback import KEY, Loopback
 from qai_realtime_sync.testing.words import commands_of
 
@@ -82,8 +82,7 @@ class _Player(RealtimeServer):
                 return None
             self._next += 1
             entries[0].met = True
-            fields = entries[0].fields
-        return Refusal(int(fields["status"]), str(fields["code"]), str(fields["message"]))
+        return refused(entries[0].fields)
 
     def converse(self, environ: dict[str, Any], *, path: str, subprotocol: str, admitted: bool, session_id: str = "", **_: Any) -> None:
         """Play one recorded connection."""

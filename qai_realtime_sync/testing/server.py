@@ -22,7 +22,7 @@ from qai_realtime_sync.testing.loopback import KEY, Loopback
 from qai_realtime_sync.testing.story import Story
 from qai_realtime_sync.testing.tapped import TappedServer
 
-__all__ = ["ScriptedServer"]
+__all__ = ["ScriptedServer", "option_names"]
 
 _FAST = 1000.0
 
@@ -74,7 +74,7 @@ class ScriptedServer(Loopback):
             )
         except TypeError as error:
             unknown = sorted(set(options) - set(inspect.signature(RealtimeServer.__init__).parameters))
-            told = f"there is no option {', '.join(map(repr, unknown))}; there are: {', '.join(_options())}" if unknown else str(error)
+            told = f"there is no option {', '.join(map(repr, unknown))}; there are: {', '.join(option_names())}" if unknown else str(error)
             raise ConfigError(f"ScriptedServer: {told}", code="invalid_option") from None
         super().__init__(self._server, key)
 
@@ -204,7 +204,7 @@ class ScriptedServer(Loopback):
         super().assert_complete()
 
 
-def _options() -> list[str]:
+def option_names() -> list[str]:
     """The options that there are, by their names."""
     own, more = (inspect.signature(one.__init__).parameters for one in (ScriptedServer, RealtimeServer))
     given = {"self", "options", "script", "voice"}

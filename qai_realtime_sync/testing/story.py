@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from qai_realtime_sync.commands import SendFunctionResult
+from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.offline.conversation import Conversation
 from qai_realtime_sync.offline.items import Response, new_id
 from qai_realtime_sync.offline.script import Call, Do, Say, Script, Situation, Step, filled
@@ -70,7 +71,10 @@ class Story(Script):
 
     def audio_trigger(self, seconds: float | None, words: Any) -> Trigger:
         """The user spoke, at least so long, and at least so many words or words that fit a pattern."""
-        compiled = pattern_of(words) if words is not None and not isinstance(words, int) else None
+        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0):
+            raise ConfigError(f"on_audio() takes seconds, not {seconds!r}; what is said goes into words=", code="invalid_script")
+        counted = isinstance(words, int) and not isinstance(words, bool)
+        compiled = pattern_of(words) if words is not None and not counted else None
         given = [f"seconds={seconds:g}"] if seconds is not None else []
         given += [f"words={words!r}" if compiled is None else f"words={_shown(compiled)}"] if words is not None else []
 

@@ -34,6 +34,7 @@ from qai_realtime_sync.rest import RestClient
 from tests.client.gateway import Gateway, Way, answer, drip, gateway, hang, hang_up, held
 from tests.servers import Service, refuse, service
 
+PATIENCE = 20.0
 BOUND = 5.0  # close() promises 3 s; the rest is for a busy machine
 AT_ONCE = ReconnectPolicy(base=0.01, cap=0.05)
 KEY = "qai_k_very_secret"
@@ -406,6 +407,25 @@ def test_a_token_without_an_address_goes_to_its_provider(provider: str, model: s
         assert len(minter.of("end")) == 1
 
 
+def test_a_token_for_another_provider_than_was_asked_for_is_used_there() -> None:
+    """A gateway that does not know a provider mints xAI's token, with its address: what is spoken there is xAI's dialect."""
+    dialled: list[str] = []
+
+    def dial(address: str, **_: Any) -> Any:
+        dialled.append(address)
+        raise ConnectError("no network here")
+
+    minted = {"session_id": "vs_1", "ephemeral_token": "T", "url": "wss://api.x.ai/v1/realtime"}
+    with gateway("", {"session": answer(body=minted)}) as minter:
+        config = RealtimeConfig(model="grok-voice-latest")
+        client = RealtimeClient(KEY, config, base_url=minter.url, mint=True, provider="gemini", dialer=dial)
+        with pytest.raises(ConnectError):
+            client.connect()
+        settled(client)
+    assert dialled == ["wss://api.x.ai/v1/realtime?model=grok-voice-latest"]
+    assert type(client._call.access.dialect()).__name__ == "XAI"  # type: ignore[union-attr]
+
+
 def test_a_gateway_that_wants_to_be_spoken_to_directly_says_so() -> None:
     """An upgrade that is answered with 200 and JSON is a refusal, with that status and what the JSON says."""
     body = '{"mode": "client_direct", "message": "mint a session and connect to the provider"}'
@@ -476,6 +496,7 @@ class Recorded:
 
     def after(self, seconds: float, action: Callable[[], None]) -> Recorded:
         self.asked.append(seconds)
+        self.action = action
         return self
 
     def cancel(self) -> None:
@@ -515,6 +536,44 @@ def test_when_a_token_is_refreshed(granted: dict[str, Any], seconds: float | Non
     assert timers.asked == ([] if seconds is None else [pytest.approx(seconds)])
 
 
+def test_a_refresh_that_comes_too_late_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who ends a session just before its token is asked for must not have its end wait behind a refresh that hangs."""
+    timers = Recorded()
+    with gateway("ws://127.0.0.1:1", {"refresh": hang}) as minter:
+        billing = Billing(lambda wait: RestClient(KEY, base_url=minter.url, wait=wait), "", clock=time.monotonic, after=timers.after)
+        billing.obtain(PATIENCE, {})
+        refresh = billing._refresh
+
+        def overtaken(*arguments: Any) -> Any:
+            billing.finish()
+            return refresh(*arguments)
+
+        monkeypatch.setattr(billing, "_refresh", overtaken)
+        timers.action()
+        minter.expect("end")
+        assert billing.wait(PATIENCE)
+        assert [call for call, _ in minter.calls] == ["session", "end"]
+
+
+def test_nothing_is_settled_before_its_end_is_queued() -> None:
+    """Another thread that waits while the end of a session is about to be queued is not told that all is done."""
+    told: list[bool] = []
+
+    class Looking(Recorded):
+        def cancel(self) -> None:
+            """What another thread would do in the middle of `finish`."""
+            told.append(billing.wait(0))
+
+    timers = Looking()
+    with gateway("ws://127.0.0.1:1") as minter:
+        billing = Billing(lambda wait: RestClient(KEY, base_url=minter.url, wait=wait), "", clock=time.monotonic, after=timers.after)
+        billing.obtain(PATIENCE, {})
+        billing.finish()
+        assert billing.wait(PATIENCE)
+    assert told == [False]
+    assert billing not in unsettled()
+
+
 @pytest.mark.parametrize("way", [answer(503), hang_up, answer(402)], ids=["503", "broken", "402"])
 def test_a_refresh_that_fails_is_told_and_the_conversation_goes_on(
     way: Way, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -543,7 +602,43 @@ def _and_then(first: Callable[[Any], object], second: Callable[[Any], object]) -
     return both
 
 
-@pytest.mark.parametrize("way", [answer(503), hang_up, hang], ids=["503", "broken", "hang"])
+def test_a_busy_gateway_is_asked_for_a_token_again() -> None:
+    """A 429 has refreshed nothing and cost nothing: while the token lives there is time to ask once more, without a warning."""
+    with scene(refresh=[answer(429, Retry_After="5"), answer()], granted={"expires_in": 2.0}) as one:
+        client = one.client().connect()
+        one.gateway.expect("refresh", 2)
+        assert client.is_connected
+        client.close()
+
+
+def test_a_token_that_lives_need_not_wait_for_a_busy_gateway() -> None:
+    """Who reconnects meets a 429 that would be over in half a minute, and goes on at once with the token there is."""
+    with scene(refresh=answer(429, Retry_After="30")) as one:
+        client = one.client().connect()
+        one.peer.talk().drop()
+        client.wait_for(Reconnected, 20.0)
+        assert one.peer.talk().peer.header("authorization") == "Bearer tok_1"
+        client.close()
+        assert [call for call, _ in one.gateway.calls] == ["session", "refresh", "end"]
+
+
+def test_an_end_that_met_a_busy_gateway_comes_before_the_next_minting(caplog: pytest.LogCaptureFixture) -> None:
+    """A 429 has ended nothing: the session stays known, and is ended before the next one is minted."""
+    with scene(refresh=answer(404), end=[answer(429, Retry_After="3"), answer()]) as one:
+        client = one.client().connect()
+        one.peer.talk().drop()
+        client.wait_for(Reconnected, 20.0)
+        client.close()
+        calls = [(call, body.get("session_id")) for call, body in one.gateway.calls if call != "refresh"]
+        assert calls == [("session", None), ("end", "vs_1"), ("end", "vs_1"), ("session", None), ("end", client.session.session_id)]
+    assert "could not be ended" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "way",
+    [answer(503), answer(302, Location="https://elsewhere.example/"), answer(200, "a page of a proxy"), hang_up, hang],
+    ids=["503", "302", "page", "broken", "hang"],
+)
 def test_a_reconnect_uses_the_token_it_has_when_there_is_no_other(way: Way) -> None:
     """A gateway that is away does not end a conversation whose token lives."""
     with scene(refresh=way) as one:
@@ -608,6 +703,42 @@ def test_a_gateway_that_was_away_for_a_moment_costs_nothing(caplog: pytest.LogCa
         ended = [body["session_id"] for body in gone.of("end")]
         assert len(ended) == len(set(ended)) == 2
     assert not [record for record in caplog.records if "could not be ended" in record.getMessage()]
+
+
+def test_an_end_that_is_put_off_while_the_client_closes_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Who closes just when an `end` that could not be sent is put off finds nothing open: the session is named, not forgotten."""
+    timers, closing = Recorded(), threading.Event()
+
+    class Unlucky(RestClient):
+        def end_session(self, *arguments: Any, **options: Any) -> None:
+            closing.set()
+            raise ConnectError("no connection", code="unreachable")
+
+    with gateway("ws://127.0.0.1:1", {"refresh": answer(404)}) as minter:
+        billing = Billing(lambda wait: Unlucky(KEY, base_url=minter.url, wait=wait), "", clock=time.monotonic, after=timers.after)
+        lock = billing._lock
+
+        class Overtaken:
+            """The lock, which another thread gets first once the `end` has failed."""
+
+            def __enter__(self) -> None:
+                if closing.is_set():
+                    closing.clear()
+                    other = threading.Thread(target=billing.finish)
+                    other.start()
+                    other.join(PATIENCE)
+                lock.acquire()
+
+            def __exit__(self, *_: object) -> None:
+                lock.release()
+
+        billing._lock = Overtaken()  # type: ignore[assignment]
+        billing.obtain(PATIENCE, {})
+        with pytest.raises(ConnectError):
+            billing.obtain(PATIENCE, {})
+        assert billing.wait(PATIENCE)
+    assert "session vs_1 could not be ended (no connection)" in caplog.text
+    assert billing not in unsettled()
 
 
 def test_an_unreachable_gateway_is_told_from_a_broken_connection() -> None:

@@ -372,7 +372,15 @@ def test_a_missing_key_is_warned_of(tmp_path: pathlib.Path, monkeypatch: pytest.
         assert ids() == []
 
 
-@pytest.mark.parametrize("wrong", [{"REALTIME_CONFIG": {"sample_rate": 1}}, {"REALTIME_CLIENT": {"mints": True}}, {"REALTIME_CLIENT": 5}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"REALTIME_CONFIG": {"sample_rate": 1}},
+        {"REALTIME_CLIENT": {"mints": True}},
+        {"REALTIME_CLIENT": 5},
+        {"REALTIME_CLIENT": {"config": {"voice": "Eve"}}},
+    ],
+)
 def test_settings_that_make_no_client_are_an_error(wrong: dict[str, Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """E001 carries what the client says of them."""
     monkeypatch.chdir(tmp_path)
@@ -391,6 +399,15 @@ def test_settings_that_make_no_client_are_an_error(wrong: dict[str, Any], tmp_pa
         ('worker_class = "gthread"\n', "-k sync", True),
         ("workers = compute()\nworker_class = 'gevent'\n", "", False),
         ("this is no Python", "", False),
+        ('import os\nthreads = int(os.environ.get("THREADS", "20"))\n', "", False),
+        ('import os\nworker_class = os.environ["WORKER"]\n', "", False),
+        ('worker_class: str = "gthread"\n', "", False),
+        ('worker_class: str = "sync"\n', "", True),
+        ('threads = 1\nif workers := 3:\n    threads = 20\n', "", False),
+        ('worker_class, threads = "gthread", 20\n', "", False),
+        ("from base import *\n", "", False),
+        ("from base import threads\n", "-k sync --threads 1", True),
+        ("from base import bind\n", "", True),
         (None, "--workers 2", True),
         (None, "--worker-class=gthread", False),
         (None, "--worker-class gunicorn.workers.sync.SyncWorker --threads=1", True),

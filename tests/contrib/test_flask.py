@@ -111,6 +111,7 @@ def test_a_missing_key_is_named_when_the_client_connects(app: flask.Flask, monke
         ("REALTIME_CONFIG", "Eve", "REALTIME_CONFIG must be"),
         ("REALTIME_CLIENT", ["mint"], "REALTIME_CLIENT must be"),
         ("REALTIME_CLIENT", {"mints": True}, "did you mean 'mint'"),
+        ("REALTIME_CLIENT", {"config": {"voice": "Eve"}}, "stands in REALTIME_CONFIG"),
     ],
 )
 def test_a_wrong_setting_is_named(app: flask.Flask, key: str, value: Any, words: str) -> None:
@@ -118,6 +119,13 @@ def test_a_wrong_setting_is_named(app: flask.Flask, key: str, value: Any, words:
     app.config[key] = value
     with app.app_context(), pytest.raises(ConfigError, match=words):
         extension(app).new_client()
+
+
+def test_a_dict_is_no_configuration_of_a_client(app: flask.Flask) -> None:
+    """What the settings take and `new_client` does not is told with how to make one of it."""
+    config: Any = {"voice": "Eve"}
+    with app.app_context(), pytest.raises(ConfigError, match=r"not dict; RealtimeConfig.from_dict"):
+        extension(app).new_client(config)
 
 
 def test_an_app_is_needed() -> None:
@@ -563,6 +571,30 @@ def test_a_browser_that_goes_ends_its_stream(pages: dict[str, Any]) -> None:
         assert pages["gone"].wait(PATIENCE)
         assert pages["client"].is_connected
         pages["client"].close()
+
+
+@pytest.mark.parametrize("query", ["", "?words=Hello&fails=1", "?words=Hello&other=1"])
+def test_a_stream_that_is_never_sent_keeps_no_client(server: RealtimeServer, query: str) -> None:
+    """A view that fails after it made its stream, a hook that fails, or another answer: the client is closed with the request."""
+    app = flask.Flask("late")
+    app.config.from_mapping(QAI_API_KEY="flask key", QAI_BASE_URL=server.url)
+    realtime, made = Realtime(app), []
+
+    @app.get("/live")
+    def live() -> flask.Response | str:
+        made.append(realtime.new_client().connect())
+        stream = realtime.event_stream(made[0])
+        made[0].send_text(flask.request.args["words"])
+        return "something else" if "other" in flask.request.args else stream
+
+    @app.after_request
+    def hook(response: flask.Response) -> flask.Response:
+        if "fails" in flask.request.args:
+            raise ValueError("not sent either")
+        return response
+
+    app.test_client().get("/live" + query).close()
+    assert made[0].state == "closed"
 
 
 def test_a_plain_client_can_be_watched_too(server: RealtimeServer) -> None:

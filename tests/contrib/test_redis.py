@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import re
@@ -41,6 +42,7 @@ from qai_realtime_sync.contrib.redis import About, Conversations, NotAllowedErro
 from qai_realtime_sync.contrib.redis.obeying import obey
 from qai_realtime_sync.contrib.redis.remote import named
 from qai_realtime_sync.contrib.redis.store import Keys, Store
+from qai_realtime_sync.contrib.web_client import SETTINGS, WebClient
 
 WAIT = 20.0
 
@@ -96,6 +98,23 @@ def shared(server: RedisServer, gateway: Service, conversations: Conversations) 
 
 
 # -- watching ------------------------------------------------------------------------------------------------------------------
+
+
+def test_publishing_needs_no_context_of_a_framework(server: RedisServer, conversations: Conversations) -> None:
+    """The events of a client of Flask or Django are published outside of its contexts, which would be made and torn down for each."""
+    made: list[str] = []
+
+    @contextlib.contextmanager
+    def around() -> Iterator[None]:
+        made.append("context")
+        yield
+
+    client = WebClient.from_settings({**SETTINGS, "QAI_API_KEY": "key"}, around, None, {})
+    with share(client, server.url) as owner:
+        client.close()
+    told = [one.name for one in conversations.get(owner.conversation_id).events()]
+    assert told[-1] == "closed"
+    assert made == []
 
 
 def test_closing_ends_who_still_watches(shared: Shared, server: RedisServer) -> None:
@@ -346,6 +365,10 @@ def test_bytes_of_a_command_arrive(server: RedisServer, gateway: Service, conver
         ({"name": "send_audio", "audio_base64": "?"}, ConfigError, "base64"),
         ({"name": "send_text", "text": {"no": "text"}}, ConfigError, "text"),
         ({"name": "retrieve_item", "item_id": "item_1"}, UnsupportedCommandError, "xai"),
+        ({"name": "send_audio", "audio": 10**15}, ConfigError, "audio of send_audio must come as base64, named audio_base64"),
+        ({"name": "send_image", "image": 10**15, "media_type": "image/png"}, ConfigError, "image of send_image must come as base64"),
+        ({"name": "send_text", "text": "x", "item_id": {"y": 1}}, ConfigError, "item_id that is text"),
+        ({"name": "send_text", "text": "x", "respond": "yes"}, ConfigError, "respond true or false"),
         ({"name": "truncate_item", "item_id": "x", "audio_end_ms": "soon"}, ConfigError, "audio_end_ms of truncate_item cannot be 'soon'"),
     ],
 )

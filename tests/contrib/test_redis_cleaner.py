@@ -267,6 +267,25 @@ def test_a_gateway_that_is_away_is_asked_again(redis: str, gateway: RealtimeServ
         assert gateway.ledger.sessions()[0]["ended"] == 1
 
 
+def test_a_gateway_with_too_many_requests_is_asked_again(redis: str, gateway: RealtimeServer) -> None:
+    """A 429 has ended nothing: as when many owners die at once, the session is ended by a later look."""
+
+    class Busy(RestClient):
+        refusals = 2
+
+        def end_session(self, session_id: str, duration_seconds: float, *, timeout: float | None = None) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise ApiError("slow down", status_code=429, code="RATE_LIMITED_PER_KEY", retry_after=5.0)
+            super().end_session(session_id, duration_seconds, timeout=timeout)
+
+    with OwnerProcess(redis, gateway.url) as owner:
+        owner.kill()
+        (cleaned,) = cleaned_soon(redis, Busy("any key", base_url=gateway.url))
+    assert cleaned.error is None
+    assert gateway.ledger.sessions()[0]["ended"] == 1
+
+
 def test_a_gateway_that_refuses_is_named(redis: str, gateway: RealtimeServer, caplog: pytest.LogCaptureFixture) -> None:
     """What the gateway refuses is not asked again: the watchers are told, and the log names the session."""
 
@@ -308,6 +327,31 @@ def test_a_session_without_a_client_for_it_is_named(redis: str, gateway: Realtim
             found |= {one.about.conversation_id: one.error for one in cleaned_soon(redis, None)}
     assert isinstance(found[owner.conversation_id], ConfigError)
     assert found[other.conversation_id] is None
+
+
+def test_a_choice_that_fails_holds_up_nobody(
+    redis: str, gateway: RealtimeServer, rest: RestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A function that raises for one conversation leaves its session named in the log, and the others are ended in the same look."""
+
+    def choose(about: About) -> RestClient:
+        if about.session_id == first:
+            raise KeyError("tenant")
+        return rest
+
+    with OwnerProcess(redis, gateway.url) as one, OwnerProcess(redis, gateway.url) as other:
+        first = min((one, other), key=lambda owner: owner.conversation_id).session_id
+        one.kill()
+        other.kill()
+        cleaned: list[Any] = []
+        while len(cleaned) < 2:
+            cleaned += cleaned_soon(redis, choose)
+    assert {found.about.session_id: type(found.error) for found in cleaned} == {
+        one.session_id: ConfigError if first == one.session_id else type(None),
+        other.session_id: ConfigError if first == other.session_id else type(None),
+    }
+    assert f"session {first} could not be ended (choosing a RestClient for it failed: KeyError: 'tenant')" in caplog.text
+    assert {session["id"]: session["ended"] for session in gateway.ledger.sessions()}[first] == 0
 
 
 def test_a_cleaner_that_dies_at_it_is_replaced(redis: str, gateway: RealtimeServer, rest: RestClient) -> None:

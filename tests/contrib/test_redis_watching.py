@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -252,11 +253,28 @@ def test_a_gap_is_told_before_what_follows_it(store: Store) -> None:
     owned.publish(10)
     owned.trim(4)
     owned.publish(1, name="closed")
-    stream = b"".join(sse(watch(store, owned.keys, 2, 1.0), Shown.choose("all")))
+    stream = b"".join(sse(watch(store, owned.keys, 2, 1.0), Shown.choose("all"), 1.0))
     assert stream.split(b"\n\n")[1] == b"event: missed\ndata: 4"
     assert stream.count(b"data: {") == 5
-    hidden = b"".join(sse(watch(store, owned.keys, 2, 1.0), Shown.choose(["speech_started"])))
+    hidden = b"".join(sse(watch(store, owned.keys, 2, 1.0), Shown.choose(["speech_started"]), 1.0))
     assert hidden == b"retry: 1000\n\nevent: missed\ndata: 4\n\nid: 11-0\n\n"
+
+
+def test_events_that_are_not_told_are_silence(store: Store) -> None:
+    """While only events come that this watcher is not told of, it gets comments all the same, with the number of the last one."""
+    owned = Owned(store)
+    deadline = time.monotonic() + WAIT
+
+    def coming() -> Iterator[PublishedEvent | None]:
+        found = watch(store, owned.keys, 0, 60.0)
+        while time.monotonic() < deadline:
+            owned.publish(1, name="speech_started")
+            yield next(found)
+
+    stream = sse(coming(), Shown.choose(["turn_done"]), 0.1)
+    assert next(stream) == b"retry: 1000\n\n"
+    for _ in range(2):
+        assert next(stream) == b":\nid: %d-0\n\n" % owned.number
 
 
 def test_a_stream_ends_quietly_when_redis_is_away_for_long() -> None:
@@ -268,6 +286,6 @@ def test_a_stream_ends_quietly_when_redis_is_away_for_long() -> None:
         yield PublishedEvent(id="1-0", number=1, at=0.0, value={"name": "closed"})
         raise ConnectError("away", code="redis_away")
 
-    stream = list(sse(failing(), Shown.choose("all")))
+    stream = list(sse(failing(), Shown.choose("all"), 1.0))
     assert stream[-1] == b": redis_away\n\n"
     assert b"id: 1-0" in stream[-2]

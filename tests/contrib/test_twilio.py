@@ -9,6 +9,7 @@ import queue
 import socket
 import threading
 import time
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -352,6 +353,18 @@ def test_a_client_that_is_closed_while_it_connects(server: RealtimeServer) -> No
     assert (end.reason, end.closed.by if end.closed else "") == ("closed", "client")
 
 
+def test_what_on_start_does_with_others_is_its_own(server: RealtimeServer) -> None:
+    """An error about another client comes out of the bridge; only one about the call's own is its end."""
+    line, other, clients = Line(), RealtimeClient(KEY), Clients(server)
+    other.close()
+    call = OnLine(line, clients, on_start=lambda start: other.send_text("Somebody calls."))
+    line.starts()
+    with pytest.raises(NotConnectedError):
+        call.ended()
+    assert clients.newest().state == "closed"
+    assert line.closed.is_set()
+
+
 def test_a_refused_client_ends_the_call(server: RealtimeServer) -> None:
     """What `connect` raises reaches the program, and the WebSocket is closed, so that Twilio goes on."""
     line = Line()
@@ -409,6 +422,29 @@ def test_a_connected_client_is_taken(server: RealtimeServer) -> None:
         line.says({"event": "stop", "stop": {}})
         assert bridge(line, client).reason == "hung_up"
         assert client.state == "closed"
+
+
+def test_closing_is_no_part_of_the_call(server: RealtimeServer) -> None:
+    """What a call lasted and what was heard of it are counted to the moment it ended, however long its client takes to close."""
+    clients, now = Clients(server), [100.0]
+
+    def make(start: CallStart) -> RealtimeClient:
+        client = clients(start)
+        client.on_closed(lambda event: now.append(now[-1] + 2.5))  # the time that a handler takes
+        return client
+
+    line = Line()
+    waiting: Any = types.SimpleNamespace(receive=lambda: line.receive(), send=line.send, close=line.close)  # the clock stands still
+    call = OnLine(waiting, make, clock=lambda: now[-1])
+    line.starts()
+    clients.newest().send_text("Tell me a story.")
+    line.wait_for("media", 20)
+    now.append(now[-1] + 0.1)
+    line.says({"event": "stop", "stop": {}})
+    end = call.ended()
+    assert end.reason == "hung_up"
+    assert end.seconds == pytest.approx(0.1)
+    assert end.heard_ms == pytest.approx(100)
 
 
 def test_who_hangs_up_in_the_middle_of_an_answer_has_hung_up(server: RealtimeServer) -> None:

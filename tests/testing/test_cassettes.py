@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import ssl
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from qai_realtime_sync import ApiError, ConfigError, ConnectionClosedError, RealtimeClient, RealtimeConfig
+from qai_realtime_sync import ApiError, ConfigError, ConnectionClosedError, RealtimeClient, RealtimeConfig, RealtimeError
 from qai_realtime_sync.testing import RecordingServer, ReplayServer, ScriptedServer
 from qai_realtime_sync.testing.cassette import Cassette, difference, frame_of, scrubbed, spelled_frame
 from qai_realtime_sync.testing.loopback import Loopback
@@ -148,20 +149,66 @@ def test_a_close_with_its_reason(tmp_path: pathlib.Path) -> None:
         assert talk(server, None) == (1008, "insufficient balance")
 
 
-def test_a_refusal(tmp_path: pathlib.Path) -> None:
-    """A refused upgrade reaches the client through the recorder, and again in the replay."""
+@pytest.mark.parametrize("retry_after", [None, 7.0])
+def test_a_refusal(tmp_path: pathlib.Path, retry_after: float | None) -> None:
+    """A refused upgrade reaches the client through the recorder as the service said it, and again in the replay."""
     path = tmp_path / "c.jsonl"
 
-    def talk(server: Loopback, service: ScriptedServer | None) -> tuple[int, Any]:
+    def talk(server: Loopback, service: ScriptedServer | None) -> tuple[Any, ...]:
         if service is not None:
-            service.rate_limit(retry_after=None)
+            service.rate_limit(retry_after=retry_after)
         with pytest.raises(ApiError) as refused:
             server.client(reconnect=False)
-        return refused.value.status_code, refused.value.code
+        return refused.value.status_code, refused.value.code, refused.value.message, refused.value.retry_after
 
-    assert record(path, talk) == (429, "RATE_LIMITED_PER_KEY")
+    told = (429, "RATE_LIMITED_PER_KEY", "Too many sessions; try again later.", retry_after)
+    assert record(path, talk) == told
     with ReplayServer(path) as server:
-        assert talk(server, None) == (429, "RATE_LIMITED_PER_KEY")
+        assert talk(server, None) == told
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_wrong_key_at_the_recorder_costs_nothing(tmp_path: pathlib.Path, dialect: str) -> None:
+    """Who is turned away leaves no connection at the service, and the replay counts the others as the recording did."""
+    path = tmp_path / "c.jsonl"
+
+    def talk(server: Loopback, service: ScriptedServer | None) -> str:
+        with pytest.raises(RealtimeError):
+            server.client(api_key="wrong", reconnect=False)
+        if service is not None:
+            service.on_text("hello").say("Hi!")
+            deadline = time.monotonic() + PATIENCE
+            while True:
+                told = service.journal.entries()
+                if [one.name for one in told if one.name in ("connected", "closed")] == ["connected", "closed"]:
+                    break
+                assert service.journal.wait_for_more(len(told), deadline - time.monotonic())
+        return server.client(reconnect=False).ask("hello", timeout=PATIENCE).text
+
+    assert record(path, talk, dialect) == "Hi!"
+    with ReplayServer(path) as server:
+        assert talk(server, None) == "Hi!"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file whose other end can go away")
+def test_a_recording_that_is_not_whole_is_told(tmp_path: pathlib.Path) -> None:
+    """When the file cannot be written any more the conversation goes on, and the end says that its cassette is good for nothing."""
+    os.mkfifo(tmp_path / "c.jsonl")
+    reader = os.open(tmp_path / "c.jsonl", os.O_RDONLY | os.O_NONBLOCK)
+    with ScriptedServer(light=True) as service:
+        service.on_text("hello").say("Hi!")
+        recorder = RecordingServer(tmp_path / "c.jsonl", upstream=service.url, upstream_key=service.key).start()
+        os.close(reader)
+        assert recorder.client().ask("hello", timeout=PATIENCE).text == "Hi!"
+        with pytest.raises(AssertionError, match="cannot be written: Broken pipe; it is not whole"):
+            recorder.__exit__(None, None, None)
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_disk_that_is_full_is_told_at_once() -> None:
+    """A file of which not even the first line can be written is refused like one that cannot be opened."""
+    with pytest.raises(ConfigError, match="/dev/full' cannot be written: No space left"):
+        RecordingServer("/dev/full", upstream="ws://127.0.0.1:9")
 
 
 def test_a_service_that_is_not_there(tmp_path: pathlib.Path) -> None:

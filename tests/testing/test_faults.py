@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qai_realtime_sync import ApiError, ConfigError, ConnectError, RealtimeError
+from qai_realtime_sync import ApiError, ConfigError, ConnectError, RealtimeError, RestClient
 from qai_realtime_sync.client.lifecycle import ReconnectPolicy
 from qai_realtime_sync.testing import ScriptedServer
 
@@ -130,6 +130,28 @@ def test_a_rate_limit_of_minting(server: ScriptedServer) -> None:
     assert statuses[:2] == [429, 200]
 
 
+def test_a_refusal_is_not_one_of_minting(server: ScriptedServer) -> None:
+    """A refused upgrade has the status that was asked for also where a session is minted first, and that session is ended."""
+    server.fault.refuse(503, "unavailable", "Be right back.")
+    with pytest.raises(ApiError, match="Be right back") as refused:
+        server.client(mint=True, reconnect=False)
+    assert refused.value.status_code == 503
+    assert [session["ended"] for session in server.sessions] == [1]
+
+
+def test_a_limit_of_minting_says_its_own_time() -> None:
+    """When a refusal on purpose is over, the server's own limit says again when a session is left: in most of a minute."""
+    with (
+        ScriptedServer(light=True, mint_rate_limit=1) as server,
+        RestClient(server.key, base_url=server.url, wait=lambda seconds: None) as rest,
+    ):
+        server.rate_limit(retry_after=1)
+        rest.create_session()
+        with pytest.raises(ApiError) as refused:
+            rest.create_session(timeout=5.0)
+    assert (refused.value.retry_after or 0) > 5
+
+
 @pytest.mark.parametrize("dialect", ["xai", "openai", "elevenlabs", "gemini"])
 def test_no_key_is_right(dialect: str) -> None:
     """Every service refuses a key in its own way, and the client calls it an error of authorisation or a closed door."""
@@ -175,6 +197,25 @@ def test_wrong_faults(server: ScriptedServer, arguments: dict[str, Any]) -> None
     """A fault that cannot happen is told in the line that asks for it."""
     with pytest.raises(ConfigError):
         server.fault.drop_after(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "words"),
+    [
+        ("close_after", {"code": 99, "events": 1}, "from 1000 to 4999"),
+        ("close_after", {"code": "1000", "events": 1}, "from 1000 to 4999"),
+        ("close_after", {"code": 1006, "events": 1}, r"drop\(\)"),
+        ("close_after", {"code": 1000, "reason": "x" * 124, "events": 1}, "123 bytes"),
+        ("refuse", {"status": "503"}, "HTTP status"),
+        ("refuse", {"status": 101}, "HTTP status"),
+        ("refuse", {"retry_after": -1}, "retry_after"),
+        ("rate_limit", {"retry_after": "soon"}, "retry_after"),
+    ],
+)
+def test_what_no_server_can_say_is_refused(server: ScriptedServer, verb: str, arguments: dict[str, Any], words: str) -> None:
+    """A code, a reason, a status or a time that goes into no frame or answer is told in the line that asks for it."""
+    with pytest.raises(ConfigError, match=words):
+        getattr(server.fault, verb)(**arguments)
 
 
 def test_faults_that_happen_twice(server: ScriptedServer) -> None:

@@ -15,6 +15,7 @@ import pytest
 import qai_realtime_sync
 from qai_realtime_sync import ConfigError, testing
 from qai_realtime_sync.testing import ScriptedServer
+from qai_realtime_sync.testing.plugin import _cassette_path
 
 PATIENCE = 120.0
 ROOT = pathlib.Path(str(qai_realtime_sync.__file__)).parents[1]
@@ -338,6 +339,59 @@ def test_a_cassette_is_recorded_and_replayed(tmp_path: pathlib.Path) -> None:
     assert "2 passed" in output
     assert "1 failed" in output
     assert 'the recording has send_text(text="hello again"), the client sent send_text(text="hello you")' in output
+
+
+class TestNames:
+    """A class whose name is in the name of a cassette."""
+
+    def test_a_cassette(self, request: pytest.FixtureRequest) -> None:
+        """The class stands before the method, and the marker's name goes before both."""
+        folder = request.path.parent
+        assert _cassette_path(request, None) == folder / "cassettes" / "test_plugin.TestNames.test_a_cassette.jsonl"
+        assert _cassette_path(request, "named.jsonl") == folder / "named.jsonl"
+
+
+@pytest.mark.long
+def test_methods_of_one_name_have_cassettes_of_their_own(tmp_path: pathlib.Path) -> None:
+    """Two methods of one name record two files, no file twice in a run, and options for the other fixture disturb neither fixture."""
+    tests = """
+        import pytest
+
+        pytestmark = pytest.mark.realtime(light=True, strict=False, ignore=["no_such_field"])
+
+        class TestOne:
+            def test_answer(self, realtime_cassette):
+                assert realtime_cassette.client().ask("hello one", timeout=30).text == "Hi!"
+
+        class TestTwo:
+            def test_answer(self, realtime_cassette):
+                assert realtime_cassette.client().ask("hello two", timeout=30).text == "Hi!"
+
+        def test_scripted(realtime_server):
+            assert realtime_server.client().ask("hello", timeout=30).text
+    """
+    same = """
+        @pytest.mark.parametrize("mark", ["!", "?"])
+        def test_same(realtime_cassette, mark):
+            assert realtime_cassette.client().ask("hello", timeout=30).text == "Hi!"
+
+        @pytest.mark.realtime(colour="red")
+        def test_colour(realtime_cassette):
+            pass
+    """
+    with ScriptedServer(light=True) as service, pytest.MonkeyPatch.context() as patch:
+        service.on_text("hello", times=3).say("Hi!")
+        patch.setenv("QAI_API_KEY", service.key)
+        code, output = run(project(tmp_path, tests + same), "--realtime-record", service.url)
+    assert code == 1
+    assert "4 passed, 2 errors" in output
+    assert "was just recorded by test_bot.py::test_same[!]" in output
+    assert "realtime_cassette has no option 'colour'; there are: cassette, " in output
+    files = sorted(path.name for path in (tmp_path / "cassettes").iterdir())
+    assert files == ["test_bot.TestOne.test_answer.jsonl", "test_bot.TestTwo.test_answer.jsonl", "test_bot.test_same.jsonl"]
+    code, output = run(project(tmp_path, tests))
+    assert code == 0, output
+    assert "3 passed" in output
 
 
 # -- as a guest in every run of pytest ----------------------------------------------------------------------------------------

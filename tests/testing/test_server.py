@@ -552,6 +552,14 @@ def test_wrong_expectations(server: ScriptedServer) -> None:
         server.on_text("x").call_tool("y", {"z": object()})
     with pytest.raises(ConfigError, match="nothing can follow drop"):
         server.on_text("x").drop().then_say("y")
+    with pytest.raises(ConfigError, match="what is said goes into words="):
+        server.on_audio("stop")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no regular expression"):
+        server.on_audio(words=True)
+    with pytest.raises(ConfigError, match="no regular expression"):
+        server.on_text("x").call_tool("y", result="(")
+    with pytest.raises(ConfigError, match=r"1006, which stands for an end without one: drop\(\)"):
+        server.on_text("x").close(1006)
 
 
 def test_what_cannot_be_said_or_sent_at_once(server: ScriptedServer) -> None:

@@ -15,7 +15,7 @@ from qai_realtime_sync.contrib.redis import scripts
 from qai_realtime_sync.contrib.redis.about import About
 from qai_realtime_sync.contrib.redis.store import Keys, Store, milliseconds
 from qai_realtime_sync.dialects import wire
-from qai_realtime_sync.errors import ConfigError, ConnectError, RealtimeError
+from qai_realtime_sync.errors import ApiError, ConfigError, ConnectError, RealtimeError
 from qai_realtime_sync.events import Closed
 from qai_realtime_sync.rest import RestClient
 
@@ -144,9 +144,9 @@ class Cleaner:
         return cleaned, waiting
 
     def _end(self, keys: Keys, token: str, about: About) -> Cleaned | None:
-        """End a claimed conversation; None if the gateway could not be reached, so that a later look tries again."""
+        """End a claimed conversation; None if the gateway could not be asked yet, so that a later look tries again."""
         error = self._settle(about)
-        if error is not None and error.code in _NOT_SENT and about.claims < _MOST_CLAIMS:
+        if error is not None and _was_not_asked(error) and about.claims < _MOST_CLAIMS:
             _log.warning("session %s cannot be ended yet: %s", about.session_id, error)
             self._store.run(scripts.GIVE_BACK, (keys.owner, keys.about), token)
             return None
@@ -170,4 +170,12 @@ class Cleaner:
             rest.end_session(about.session_id, about.metered_seconds, timeout=_END_TIMEOUT)
         except RealtimeError as error:
             return error
+        except Exception as error:  # the program's function; the conversations after this one are to be ended all the same
+            _log.exception("no RestClient could be chosen for the conversation %s", about.conversation_id)
+            return ConfigError(f"choosing a RestClient for it failed: {type(error).__name__}: {error}")
         return None
+
+
+def _was_not_asked(error: RealtimeError) -> bool:
+    """Nothing was sent, or there were too many requests just then: a 429 comes before everything else (source: gateway, retries)."""
+    return error.code in _NOT_SENT or (isinstance(error, ApiError) and error.status_code == 429)

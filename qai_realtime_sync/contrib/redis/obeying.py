@@ -10,7 +10,7 @@ import attrs
 
 from qai_realtime_sync.audio import b64decode
 from qai_realtime_sync.client.client import RealtimeClient
-from qai_realtime_sync.commands import command_from_dict
+from qai_realtime_sync.commands import COMMANDS, command_from_dict
 from qai_realtime_sync.contrib.redis import scripts
 from qai_realtime_sync.contrib.redis.store import KEPT, KEPT_SHORT, Keys, Store
 from qai_realtime_sync.dialects import wire
@@ -31,7 +31,10 @@ def _interrupt(client: RealtimeClient, value: Mapping[str, Any]) -> None:
 
 
 def _send_text(client: RealtimeClient, value: Mapping[str, Any]) -> str:
-    return client.send_text(value.get("text", ""), item_id=value.get("item_id", ""), respond=value.get("respond", False) is True)
+    item_id, respond = value.get("item_id", ""), value.get("respond", False)
+    if not isinstance(item_id, str) or not isinstance(respond, bool):
+        raise ConfigError("send_text takes an item_id that is text, and respond true or false", code="invalid_command")
+    return client.send_text(value.get("text", ""), item_id=item_id, respond=respond)
 
 
 _METHODS: Final[Mapping[str, Callable[[RealtimeClient, Mapping[str, Any]], str | None]]] = {
@@ -52,6 +55,10 @@ def perform(client: RealtimeClient, value: Mapping[str, Any]) -> str:
         fields = {key.removesuffix("_base64"): b64decode(given) if key.endswith("_base64") else given for key, given in value.items()}
     except (ValueError, TypeError) as error:
         raise ConfigError(f"bytes must come as base64: {error}", code="invalid_command") from None
+    for field in attrs.fields(COMMANDS[name]) if (name := str(fields.get("name"))) in COMMANDS else ():
+        # A number would be its length, of silence that is made here: as many bytes as somebody elsewhere likes.
+        if field.type in ("bytes", bytes) and not isinstance(fields.get(field.name, b""), bytes):
+            raise ConfigError(f"{field.name} of {name} must come as base64, named {field.name}_base64", code="invalid_command")
     command = command_from_dict(fields, client.config.input_audio)
     for field in attrs.fields(type(command)):
         given, kind = getattr(command, field.name), _KINDS.get(getattr(field.type, "__name__", str(field.type)))

@@ -116,7 +116,7 @@ class Owner:
                 f"the conversation id {self.conversation_id!r} is taken: each conversation needs its own", code="already_used"
             )
         self.state = "shared"
-        self._client.on(Event, self._backlog.put)
+        RealtimeClient.on(self._client, Event, self._backlog.put)  # not what a framework makes of it: no context is needed here
         end_with_process(self)
         self._events_thread.start()
         self._commands_thread.start()

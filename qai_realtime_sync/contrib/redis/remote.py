@@ -148,7 +148,7 @@ class Remote:
         if isinstance(heartbeat, bool) or not isinstance(heartbeat, (int, float)) or not heartbeat > 0:
             raise ConfigError(f"heartbeat must be a number of seconds above 0, not {heartbeat!r}")
         self.about("watch")
-        return sse(self._watch(last_event_id, heartbeat), Shown.choose(events))
+        return sse(self._watch(last_event_id, heartbeat), Shown.choose(events), heartbeat)
 
     def is_over(self, last_event_id: str | int | None = None) -> bool:
         """True if the conversation has ended and nothing is left to tell behind this id: answer 204, and a browser asks no more."""

@@ -106,20 +106,28 @@ def watch(store: Store, keys: Keys, after: int, idle: float) -> Iterator[Publish
             told_at = clock()
 
 
-def sse(found: Iterator[PublishedEvent | None], shown: Shown) -> Iterator[bytes]:
-    """The same messages as of a conversation of this process (`contrib.sse`): the id and the JSON; ``missed`` before a gap."""
+def sse(found: Iterator[PublishedEvent | None], shown: Shown, heartbeat: float) -> Iterator[bytes]:
+    """The same messages as of a conversation of this process (`contrib.sse`): the id and the JSON; ``missed`` before a gap.
+
+    After ``heartbeat`` seconds of events that are not told a comment is sent too: they are silence for who watches.
+    """
     yield b"retry: 1000\n\n"  # at once, so that the page knows that it is connected
-    last = ""
+    last, said = "", time.monotonic()
     try:
         for one in found:
             if one is None:
                 yield b":\n\n"
+                said = time.monotonic()
                 continue
             last = one.id
             if one.lost:
                 yield b"event: missed\ndata: %d\n\n" % one.lost
             if shown.wants(one.name):
                 yield b"id: %s\ndata: %s\n\n" % (one.id.encode(), wire.dumps(shown.part_of(one.value)))
+                said = time.monotonic()
+            elif time.monotonic() - said >= heartbeat:
+                yield b":\nid: %s\n\n" % last.encode()  # what was passed over is not missed by a browser that comes back
+                said = time.monotonic()
         if last:  # tells nothing, but a browser that was told nothing comes back with it, and learns of the end
             yield b"id: %s\n\n" % last.encode()
     except ConnectError as error:
