@@ -914,8 +914,12 @@ def test_a_context_of_the_caller_says_whom_to_trust(authority: Any) -> None:
         assert seen == []
 
 
-def test_a_session_of_the_caller_says_whom_to_trust(authority: Any, tmp_path: Any) -> None:
-    """Its own `verify` counts, unless another is given; a context, which would not reach it, is refused."""
+@pytest.mark.parametrize("environment", ["", "/nowhere/ca.pem"])
+def test_a_session_of_the_caller_says_whom_to_trust(
+    authority: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, environment: str
+) -> None:
+    """Its own `verify` counts, also before a bundle of the environment, unless another is given; a context would not reach it."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", environment)
     bundle = tmp_path / "bundle.pem"
     authority.cert_pem.write_to_path(str(bundle))
     with requests.Session() as own:

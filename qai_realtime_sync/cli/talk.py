@@ -114,14 +114,16 @@ class _Talk:
         client.play_to(speaker)
 
         def send(block: bytes) -> None:
-            activity.spoke(microphone.level)  # for every block: a machine that is busy may draw no picture while something is said
             with self._lock:
                 if self._holds or not self._push_to_talk:
                     client.send_audio(block)
+                    # Of what was sent, block by block: a file may have been read to its end, and nothing of it been sent yet.
+                    activity.spoke(0.0 if client.muted else client.input_level)
 
         with client, screen.panel, Keys() as keys:  # the terminal is itself again before anything else ends
             self.connected = True
             screen.line("", f"(connected{', session ' if client.session_id else ''}{client.session_id})", "good")
+            activity.begin()
             microphone.send_to(send)
             hint = self._hint() if keys.works else "Ctrl-C quits"
             if keys.works:

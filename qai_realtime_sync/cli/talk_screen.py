@@ -69,6 +69,11 @@ class Activity:
             elif isinstance(event, ResponseDone):
                 self._awaits, self._calls = self._calls > 0, 0
 
+    def begin(self) -> None:
+        """From now on something may happen: connecting was no quiet."""
+        with self._lock:
+            self._last = self._clock()
+
     def spoke(self, level: float) -> None:
         """The user's sound is so loud just now. Not every service tells that it hears speech."""
         if level > _VOICED:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Access"]
 
+_LEAST_SECRET = 8  # characters: what is shorter is no secret, and may stand in any word
+
 
 class Access:
     """Made at ``connect()``, in the caller's thread, so that what is missing is told there; `session` is asked before each dial.
@@ -78,6 +80,13 @@ class Access:
     def token_key(self) -> str:
         """What the handshake may send as a key: never the gateway's own to another service."""
         return self.api_key if self.gateway else ""
+
+    def cleaned(self, text: str) -> str:
+        """Return the service's words without a key or token that it got from us: they are shown, logged and kept."""
+        for secret in (self.api_key, self._session.ephemeral_token):
+            if len(secret) >= _LEAST_SECRET:
+                text = text.replace(secret, "<redacted>")
+        return text
 
     def public_session(self) -> RealtimeSession:
         """What is not secret of the session in use."""

@@ -22,7 +22,7 @@ _QUIET = 0.01  # of full scale: below it nobody speaks into the microphone
 def speech_began(call: Call) -> list[Event]:
     """React to the user's speech; with ``min_speech`` only once it has lasted that long."""
     call.user_speaks = True
-    call.posting.answer_begins()  # the next answer is to what the user says now
+    call.own_answers.begins()  # the next answer is to what the user says now
     if call.playback is None or call.options.barge_in is False:
         return []
     if call.options.min_speech <= 0:
@@ -90,7 +90,7 @@ def stop_playing(
 
 def interrupt(call: Call) -> None:
     """Stop what plays and what is being made, on the program's word; an answer that was asked for and has not begun is given up."""
-    call.posting.give_up()
+    call.own_answers.give_up()
     pending = call.responses.pending
     for event_id in reversed(pending):  # the newest first, so that none takes the place of another
         call.posting.abandon(event_id, ())

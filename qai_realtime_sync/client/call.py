@@ -20,6 +20,7 @@ from qai_realtime_sync.client.lifecycle import Lifecycle
 from qai_realtime_sync.client.mutation import Mutations
 from qai_realtime_sync.client.options import Options
 from qai_realtime_sync.client.outbox import Outbox
+from qai_realtime_sync.client.own_answers import OwnAnswers
 from qai_realtime_sync.client.posting import Posting
 from qai_realtime_sync.client.renewal import Renewal
 from qai_realtime_sync.client.sender import Sender, Timer
@@ -87,6 +88,7 @@ class Call:
         self.delivery = Delivery(self)
         self.deliver, self.announce, self.tell = self.delivery.deliver, self.delivery.announce, self.delivery.tell
         self.posting = Posting(self)
+        self.own_answers = OwnAnswers(self)
         self.submit, self.submit_quietly = self.posting.submit, self.posting.submit_quietly
         self.handlers = Handlers(self._in_background, self.handler_failed)
         self.waiting = Waiting()
@@ -162,7 +164,7 @@ class Call:
     @property
     def is_busy(self) -> bool:
         """True while an answer runs, was asked for, or will be when a tool has answered."""
-        asked = self.responses.is_busy or self.posting.is_asked or self.posting.settling > 0
+        asked = self.responses.is_busy or self.own_answers.is_asked or self.posting.settling > 0
         return asked or self.calls.is_busy or self.renewal.awaits_handle
 
     @property

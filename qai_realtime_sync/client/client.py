@@ -229,6 +229,7 @@ class RealtimeClient(Listening, AudioIn):
         closing.abort(self._call)
 
     def __enter__(self) -> RealtimeClient:
+        self._call.check_process()
         return self if self._call.lifecycle.state == "open" else self.connect()
 
     def __exit__(self, *_: object) -> None:

@@ -146,12 +146,13 @@ class Outbox:
             self._tell_drainers()
 
     def prepend(self, commands: Iterable[Command]) -> None:
-        """What a new connection must hear before everything that waits; while none is open."""
+        """What a new connection must hear before everything that waits, unless it waits already; while none is open."""
         with self._lock:
             dialect = self._dialect
             if dialect is None or self._over:
                 return
-            entries = [_Entry(command, dialect.encode(command), dialect) for command in commands]
+            missing = [command for command in commands if not self._waits(command)]
+            entries = [_Entry(command, dialect.encode(command), dialect) for command in missing]
             self._queue.extendleft(reversed(entries))
             self._commands += len(entries)
 
@@ -493,8 +494,12 @@ class Outbox:
         """Hold what did not get into the kernel as a whole for the next connection; not sound, and not a part of several frames."""
         if len(entry.frames) == 1 and not isinstance(entry.command, SendAudio):
             self._in_kernel_soon = None
-            self._queue.appendleft(entry)
-            self._commands += 1
+            if not self._waits(entry.command):  # else it was `prepend`ed while this thread was writing
+                self._queue.appendleft(entry)
+                self._commands += 1
+
+    def _waits(self, command: Command) -> bool:
+        return any(entry.command is command for entry in self._queue)
 
     def _fail_half_sent(self) -> None:
         if self._in_kernel_soon is not None:

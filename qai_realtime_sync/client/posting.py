@@ -37,8 +37,6 @@ log = logging.getLogger("qai_realtime_sync")
 _REMEMBERED = 256
 _PICTURES = 2  # of the commands that are remembered, so many keep theirs: each may be megabytes
 _OWN_CANCELS = 32
-_MOST_UNANSWERED = 64
-_LONGEST_WAIT = 30.0  # seconds until an answer that the service gives by itself begins
 
 
 class Posting:
@@ -51,61 +49,12 @@ class Posting:
         self._prefix = os.urandom(3).hex()
         self._own_cancels: list[str] = []  # the last ones
         self._commit_answered = False  # sound was committed, and the service answers that by itself
-        # What left and the service answers by itself, since it began to answer last; the newest is what it will answer.
-        self._unanswered: list[SendText | CommitAudio] = []
-        self._unwanted = False  # nobody wants that answer any more
         self._commands: collections.OrderedDict[str, Command] = collections.OrderedDict()
         self._noted: collections.OrderedDict[str, None] = collections.OrderedDict()  # written by who holds the outbox' write token
 
     def reset(self) -> None:
-        """The connection is gone: what it was about to answer by itself it will not. A text that nothing was heard about goes out again."""
+        """The connection is gone, and what was said over it."""
         self._commit_answered = False
-        unanswered, unwanted = self._unanswered, self._unwanted
-        self._unanswered, self._unwanted = [], False
-        held = {one.event_id for one in self._call.outbox.held(SendText)}
-        if unanswered and not unwanted:
-            self._call.outbox.prepend([one for one in unanswered if isinstance(one, SendText) and one.event_id not in held])
-
-    # -- what the service answers by itself --------------------------------------------------------------------------------------
-
-    @property
-    def is_asked(self) -> bool:
-        """True while an answer is due that the service gives by itself."""
-        return bool(self._unanswered) and not self._unwanted
-
-    @property
-    def is_due(self) -> bool:
-        """True while such an answer is due, wanted or not."""
-        return bool(self._unanswered)
-
-    def give_up(self) -> None:
-        """Nobody wants the answer that is due any more: nothing of it will be heard."""
-        due = self._unanswered
-        self._unwanted = bool(due)
-        self.tell_given_up([one.event_id for one in due])
-
-    def answer_begins(self) -> bool:
-        """What was due has come, or something else has taken its place; False if it was given up."""
-        unwanted = self._unwanted
-        self._unanswered, self._unwanted = [], False
-        return not unwanted
-
-    def _expect(self, command: SendText | CommitAudio) -> None:
-        call = self._call
-        if call.dialect is None or type(command) not in call.dialect.traits.answers_by_itself:
-            return
-        if isinstance(command, CommitAudio) and call.config.turn_detection is not None:
-            return  # the microphone pauses; perhaps nothing was said
-        self._unanswered = [*(() if self._unwanted else self._unanswered[1 - _MOST_UNANSWERED :]), command]
-        self._unwanted = False
-        call.sender.after(_LONGEST_WAIT, lambda: self._overdue(command))
-
-    def _overdue(self, command: SendText | CommitAudio) -> None:
-        if self._unanswered[-1:] == [command]:
-            self.answer_begins()
-            self._call.settled()
-
-    # -- sending -----------------------------------------------------------------------------------------------------------------
 
     def submit(self, command: Command) -> str:
         """Send a command, or hold it until it may be sent. Return its event id.
@@ -160,18 +109,15 @@ class Posting:
             call.calls.abandon(response_id)
             if request is not None:
                 event_ids.append(request.event_id)
-        due = [command.event_id for command in self._unanswered[-1:]]
         for one in event_ids:
-            if one in due:
-                self._unwanted = True
-            elif one:
+            if one and not call.own_answers.give_up_answer_to(one):
                 self.post_held(call.responses.abandon(one))
 
-    def tell_given_up(self, event_ids: list[str]) -> None:
-        """The program gave these requests up: an ``ask`` in another thread does not wait for their answers any longer."""
+    def tell_given_up(self, event_ids: list[str], *, lost: bool = False) -> None:
+        """These requests have no answer, as the program wished or because they are ``lost``: an ``ask`` does not wait any longer."""
         asked = self._call.asked
         if asked is not None and event_ids:
-            asked.offer(GivenUp(request_ids=event_ids))
+            asked.offer(GivenUp(request_ids=event_ids, lost=lost))
 
     def answer_call(self, command: SendFunctionResult, *, respond: bool) -> str:
         """Send a tool's result and, when it is the last one of its answer, the request for the next answer."""
@@ -270,7 +216,7 @@ class Posting:
         if isinstance(command, NOTED_BEFORE):
             self._note(command)
         if isinstance(command, (SendText, CommitAudio)):
-            self._expect(command)
+            self._call.own_answers.expect(command)
         return not isinstance(command, CreateResponse) or self._call.responses.may_leave(command)
 
     def was_noted(self, command: Command) -> bool:

@@ -33,6 +33,7 @@ from qai_realtime_sync.events import (
     FunctionCallCancelled,
     GoingAway,
     Interrupted,
+    McpCall,
     OutputItemDone,
     Ping,
     PlaybackStopped,
@@ -40,6 +41,7 @@ from qai_realtime_sync.events import (
     ResponseCreated,
     ResponseDone,
     ResumptionUpdate,
+    ServerTool,
     SessionCreated,
     SessionReady,
     SpeechStarted,
@@ -146,6 +148,8 @@ def _ping(call: Call, event: Ping) -> list[Event]:
 
 def _error(call: Call, event: ErrorReceived) -> list[Event] | None:
     event.command = call.posting.command_of(event.caused_by)
+    if call.access is not None:
+        event.message, event.param = call.access.cleaned(event.message), call.access.cleaned(event.param)
     call.last_error = event
     call.mutations.refused(event)
     call.posting.post_held(call.responses.told(event))
@@ -196,7 +200,7 @@ def _audio_done(call: Call, event: AudioDone) -> list[Event]:
 
 
 def _response_created(call: Call, event: ResponseCreated) -> list[Event]:
-    if not call.posting.answer_begins():
+    if not call.own_answers.begins():
         call.make_void([event.response_id])
     call.posting.post_held(call.responses.told(event))
     return []
@@ -204,12 +208,14 @@ def _response_created(call: Call, event: ResponseCreated) -> list[Event]:
 
 def _response_done(call: Call, event: ResponseDone) -> list[Event]:
     call.renewal.answered()
-    if event.response_id != call.responses.active:
-        call.posting.answer_begins()  # it had nothing in it, and so no beginning
+    if event.response_id != call.responses.active and not (event.status == "cancelled" and call.own_answers.is_asked):
+        call.own_answers.begins()  # it had nothing in it, and so no beginning; one that was cut off is not the newest text's
     call.meter.told(event)
     call.posting.post_held(call.responses.told(event))
     call.posting.follow_tools(event)
     call.sound.incoming_end(event.response_id)  # of an answer that was cut off: what the filter still holds is not wanted
+    if event.response_id and event.response_id not in call.responses.beside:
+        call.sound.incoming_end()  # nor of its pieces that did not say whose they are
     if call.playback is not None:
         call.playback.told(event)
         watch_playback(call)
@@ -222,9 +228,15 @@ def _metered(call: Call, event: Event) -> list[Event]:
     return []
 
 
+def _said(call: Call, event: TranscriptDone) -> list[Event]:
+    if event.source == "input":
+        call.own_answers.user_said(event.transcript)
+    return _metered(call, event)
+
+
 def _words(call: Call, event: TranscriptDelta) -> Sequence[Event]:
-    if event.source == "input" and call.posting.is_due:
-        call.posting.answer_begins()  # the next answer is to what the user says now
+    if event.source == "input" and call.own_answers.is_due:
+        call.own_answers.begins()  # the next answer is to what the user says now
     return ()
 
 
@@ -255,11 +267,17 @@ def _interrupted(call: Call, event: Interrupted) -> list[Event]:
 def _function_called(call: Call, event: FunctionCall) -> list[Event]:
     if event.response_id in call.responses.beside:
         event.expects_result = False  # the conversation does not have this call: a result of it would be refused
+    call.own_answers.work_begins()
     return _tool(call, event)
 
 
 def _tool(call: Call, event: Event) -> list[Event]:
     call.posting.follow_tools(event)
+    return []
+
+
+def _worked(call: Call, event: Event) -> list[Event]:
+    call.own_answers.work_begins()
     return []
 
 
@@ -285,13 +303,15 @@ _REACTIONS: dict[type[Event], Callable[[Call, Any], Sequence[Event] | None]] = {
     Interrupted: _interrupted,
     FunctionCall: _function_called,
     FunctionCallCancelled: _tool,
+    McpCall: _worked,
+    ServerTool: _worked,
     OutputItemDone: _tool,
     SpeechStarted: _speech_started,
     SpeechStopped: _speech_stopped,
     PlaybackStopped: _playback_stopped,
     Reconnected: _metered,
     TranscriptDelta: _words,
-    TranscriptDone: _metered,
+    TranscriptDone: _said,
     Usage: _metered,
     ResumptionUpdate: _resumption,
     GoingAway: _going_away,

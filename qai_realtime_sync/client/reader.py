@@ -368,6 +368,7 @@ class Reader:
         call.deliver(told)
         call.responses.reset()
         call.posting.reset()
+        call.own_answers.lost()
         changed = call.to_state("backoff")
         told = [] if changed is None else [changed]
         told.append(

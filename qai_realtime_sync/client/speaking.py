@@ -218,6 +218,12 @@ class Speaking:
                     f"no finished answer within {timeout:g} s; the conversation is {call.lifecycle.state}"
                 ) from None
             if isinstance(event, GivenUp) and collected.was_given_up(event.request_ids):
+                if event.lost:
+                    raise ApiError(
+                        "the connection was lost before the answer began, and the question is not sent again: a tool may have run for "
+                        "it, or it was lost for the second time; ask again if that does no harm",
+                        code="connection_lost",
+                    )
                 collected.answer.status = "cancelled"
                 collected.answer.audio = bytes(collected.sound)
                 return collected.answer

@@ -71,6 +71,7 @@ class GivenUp(Event):
     """Requests that nobody will answer; only the stream of who waits for such an answer is told."""
 
     request_ids: list[str]
+    lost: bool = False  # with the connection, and not by the program's wish
 
 
 class EventStream(Iterator[Event]):

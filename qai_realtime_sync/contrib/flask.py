@@ -134,14 +134,17 @@ def event_stream(
     if not journal.has_more(after):
         return flask.Response(status=204)  # tells a browser not to come back
     response = flask.Response(stream, mimetype="text/event-stream", headers=sse.HEADERS)
-    flask.g.setdefault(_STREAMS, []).append((client, response))
+    flask.g.setdefault(_STREAMS, []).append(client)
     return response
 
 
 def _hand_over(_: flask.Flask, *, response: flask.Response, **__: object) -> None:
-    """Leave a client to the stream that is sent; one whose view failed after `event_stream`, or answered something else, ends as others."""
-    for client, stream in flask.g.pop(_STREAMS, []):
-        if stream is response and _release(client):
+    """Leave a client to the stream that is sent, also where a view or a hook has wrapped it in one of its own.
+
+    One whose view failed after `event_stream`, or answered something else, ends with the request, or with that answer.
+    """
+    for client in flask.g.pop(_STREAMS, []):
+        if response.is_streamed and _release(client):
             response.call_on_close(client.close)
 
 

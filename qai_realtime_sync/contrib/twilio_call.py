@@ -24,7 +24,9 @@ _LOOK_AGAIN = 0.5
 _LEAST_AHEAD = 0.02  # with less not even one piece would ever be due
 _LAST_WORDS = 10.0  # that the caller still hears of what was said before the conversation ended
 _GOING_AWAY = 1001  # the code with which a client closes when its process ends: no time for last words
+_A_MOMENT = 1.0  # in which a client that refuses what it is given tells that its conversation is over
 _GOODBYE = 1.0  # for the sending thread, once its socket is closed
+_ENDED = ("closing", "closed", "failed")
 _BETWEEN_DIGITS = 2.0  # a number is over so many seconds after its last key
 
 
@@ -64,6 +66,7 @@ class Call:
         self.reason: Any = None
         self.error: Exception | None = None
         self.closed: Closed | None = None
+        self._over = threading.Event()
         self.start: CallStart | None = None
         self.sink: TwilioSink | None = None
         self._sending: threading.Thread | None = None
@@ -149,18 +152,23 @@ class Call:
         self._sending = threading.Thread(target=sink.run, name="qai-telephone", daemon=True)
         self._sending.start()
         try:
-            if client.state in ("idle", "closing", "closed", "failed"):
+            if client.state in ("idle", *_ENDED):
                 client.connect()  # says what is wrong with one that was closed before
             if self.on_start is not None:
                 self.on_start(start)
         except NotConnectedError as error:
-            if error.code == "already_used" or client.state not in ("closing", "closed", "failed"):
+            if error.code == "already_used":
+                raise
+            if client.state not in _ENDED:
+                self._over.wait(_A_MOMENT)  # it takes nothing more a moment before its state says so
+            if client.state not in _ENDED:
                 raise  # nothing of this call: `on_start` speaks to somebody else
             # The program closed it in this very moment: `Closed` ends the call.
         self._last = self._clock()  # what came meanwhile waits to be taken
 
     def _was_closed(self, event: Closed) -> None:
         self.closed, self._last_words_until = event, self._clock() + _LAST_WORDS
+        self._over.set()
         if self.sink is not None:
             if (event.by, event.code) == ("client", _GOING_AWAY):
                 self.sink.stop()

@@ -211,6 +211,7 @@ class ToolCalls:
         with self._lock:
             self._given_up.clear()
             for this_round in self._rounds.values():
+                this_round.cancelled = True
                 for call in this_round.calls.values():
                     call.unwanted = call.lost = True
 
@@ -272,7 +273,7 @@ class ToolCalls:
             if this_round is None:
                 return []
             this_round.done = True
-            this_round.cancelled = event.status == "cancelled"
+            this_round.cancelled = this_round.cancelled or event.status == "cancelled"
             waiting = [call_id for call_id, call in this_round.calls.items() if not call.started]
             if not complete:
                 for call_id in waiting:

@@ -104,7 +104,7 @@ class Exchange:
         if self.verify is not True or self.ssl_context is not None:
             return self.verify
         if self.session is not None:
-            return None  # the caller's session says whom it trusts
+            return self.session.verify  # told again: requests would let a bundle of the environment go before it
         return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
 

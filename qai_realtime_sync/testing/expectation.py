@@ -231,7 +231,7 @@ def check_close(code: object, reason: object) -> None:
     """Raise `ConfigError` for what cannot stand in a close frame."""
     if isinstance(code, bool) or not isinstance(code, int) or not 1000 <= code <= 4999:
         raise ConfigError(f"close() needs a code from 1000 to 4999, not {code!r}", code="invalid_script")
-    if code in (1005, 1006):
+    if code in (1005, 1006, 1015):
         raise ConfigError(f"no close frame carries {code}, which stands for an end without one: drop()", code="invalid_script")
     if not isinstance(reason, str) or len(reason.encode()) > _LONGEST_REASON:
         raise ConfigError(f"close() takes a reason of at most {_LONGEST_REASON} bytes, not {reason!r}", code="invalid_script")

@@ -266,7 +266,7 @@ class _Recorder(RealtimeServer):
         except ConnectionClosedError as error:
             code = error.code if isinstance(error.code, int) else None
             self._tape.ended(number, "received", code, error.reason)
-            if code is not None and code not in (1005, 1006):
+            if code is not None and code not in (1005, 1006, 1015):
                 line.hang_up(code, error.reason)
             else:
                 line.cut()

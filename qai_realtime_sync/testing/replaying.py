@@ -225,7 +225,7 @@ class _Playing:
     def _end(self, entry: Entry) -> None:
         self._over = entry.met = True
         code = entry.fields.get("code")
-        if isinstance(code, int) and code not in (1005, 1006):
+        if isinstance(code, int) and code not in (1005, 1006, 1015):
             self._line.hang_up(code, str(entry.fields.get("reason") or ""))
         else:
             self._line.cut()

@@ -104,6 +104,38 @@ def test_commands_go_out_in_order_and_at_once() -> None:
     assert [c.command_name for c in box.told] == ["send_text", "send_text"]
 
 
+def test_a_command_that_is_given_again_while_it_is_written_goes_out_once() -> None:
+    """The connection is lost under a thread that writes, and the reader gives what was due to the next one."""
+    wire = Wire()
+    box = opened(wire)
+    text = SendText(text="1")
+
+    def lost() -> None:
+        wire.broken = True
+        box.box.lose()
+        box.box.prepend([text])
+
+    wire.before = lost
+    box.box.put(text)
+    again = Wire()
+    box.box.open(again)  # type: ignore[arg-type]
+    assert again.got == ["a:1"]
+    assert box.box.held(SendText) == []
+    box.box.put(SendText(text="2"))
+    assert again.got == ["a:1", "a:2"]
+
+
+def test_what_waits_already_is_not_given_again() -> None:
+    """A text that was taken back from a lost connection waits; it is not put before itself."""
+    box = Box()
+    text = SendText(text="1")
+    box.box.put(text)
+    box.box.prepend([SendText(text="0"), text])
+    wire = Wire()
+    box.box.open(wire)  # type: ignore[arg-type]
+    assert wire.got == ["a:0", "a:1"]
+
+
 def test_sound_is_told_only_to_who_records() -> None:
     """The way of sound is the shortest unless somebody keeps it."""
     box = opened(Wire())

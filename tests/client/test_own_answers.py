@@ -13,9 +13,20 @@ from typing import Any
 
 import pytest
 
-from qai_realtime_sync import Answer, AudioDelta, RealtimeClient, RealtimeConfig, RealtimeTimeoutError, ResponseDone, TranscriptDelta
+from qai_realtime_sync import (
+    Answer,
+    ApiError,
+    AudioDelta,
+    RealtimeClient,
+    RealtimeConfig,
+    RealtimeTimeoutError,
+    ResponseDone,
+    TranscriptDelta,
+)
+from qai_realtime_sync.client import own_answers
 from qai_realtime_sync.client.lifecycle import ReconnectPolicy
-from qai_realtime_sync.events import GoingAway, Reconnected, ResumptionUpdate
+from qai_realtime_sync.commands import CommitAudio, SendText
+from qai_realtime_sync.events import Event, FunctionCall, GoingAway, Reconnected, ResumptionUpdate, ServerTool, TranscriptDone
 from tests.servers import Talk, service
 from tests.transport.peer import frame
 
@@ -342,3 +353,150 @@ def test_a_call_that_a_resumed_service_makes_again_is_answered() -> None:
             first.set()
             one.client.send_text("one")
             assert "clientContent" in wire.heard.get(timeout=PATIENCE)
+
+
+_CALLED: dict[type[Event], dict[str, Any]] = {
+    FunctionCall: {"type": "client_tool_call", "client_tool_call": {"tool_name": "book", "tool_call_id": "c1", "parameters": {}}},
+    ServerTool: {
+        "type": "agent_tool_request",
+        "agent_tool_request": {"tool_name": "book", "tool_call_id": "c1", "tool_type": "webhook", "event_id": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", list(_CALLED))
+def test_a_text_that_a_tool_was_called_for_does_not_go_out_again(kind: type[Event]) -> None:
+    """The table is not booked twice, and who asked learns that the connection is gone, also when no answer had begun."""
+    with scene(ElevenLabsWire) as one:
+        one.client.on(FunctionCall, lambda event: None)
+        with one.client as client:
+            wire = one.wire()
+            failures: queue.Queue[str] = queue.Queue()
+
+            def ask() -> None:
+                with pytest.raises(ApiError) as caught:
+                    client.ask("Book it.", None)
+                failures.put(str(caught.value.code))
+
+            asking = threading.Thread(target=ask)
+            asking.start()
+            assert wire.hear() == "Book it."
+            wire.say(_CALLED[kind])
+            client.wait_for(kind, PATIENCE)
+            wire.talk.drop()
+            assert failures.get(timeout=PATIENCE) == "connection_lost"
+            asking.join(PATIENCE)
+            wire = one.wire()
+            client.wait_for(Reconnected, PATIENCE)
+            client.send_text("two")
+            assert wire.hear() == "two"
+
+
+def test_an_empty_turn_that_a_newer_text_cut_off_is_not_the_answer_to_it() -> None:
+    """Two texts, the first answer cut off before it began: the second is due, and a lost connection does not lose it."""
+    with scene(GeminiWire) as one, one.client as client:
+        wire = one.wire()
+        client.send_text("one")
+        client.send_text("two")
+        assert [wire.hear(), wire.hear()] == ["one", "two"]
+        wire.say({"serverContent": {"interrupted": True}}, {"serverContent": {"turnComplete": True}})
+        client.wait_for(ResponseDone, PATIENCE)
+        wire.talk.drop()
+        wire = one.wire()
+        assert [wire.hear(), wire.hear()] == ["one", "two"]
+
+
+def test_a_change_does_not_wait_for_ever_for_an_answer_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user spoke after the text, and nothing was answered: after the longest wait the change is made."""
+    monkeypatch.setattr(own_answers, "_LONGEST_WAIT", 1.0)
+    with scene(GeminiWire) as one, one.client as client:
+        wire = one.wire()
+        client.send_text("one")
+        change = client.mutate_context(voice="Kore")
+        assert wire.hear() == "one"
+        wire.say(wire.user_says("Wait."))
+        assert change.wait(PATIENCE).outcome == "applied"
+
+
+def test_giving_up_in_the_moment_the_answer_begins_does_not_silence_the_next_one() -> None:
+    """The reader takes what was due while another thread gives it up: the one or the other comes first, and nothing stays behind."""
+    books = RealtimeClient("key")._call.own_answers
+
+    class Slow(list[SendText | CommitAudio]):
+        """A list that lets another thread in whenever it is looked at."""
+
+        def __len__(self) -> int:
+            others.append(threading.Thread(target=books.begins))
+            others[-1].start()
+            others[-1].join(0.2)
+            return 1
+
+        def __getitem__(self, index: Any) -> Any:
+            len(self)
+            return super().__getitem__(index)
+
+    for give_up in (books.give_up, lambda: books.give_up_answer_to("e1")):
+        others: list[threading.Thread] = []
+        books._unanswered = Slow([SendText(text="one", event_id="e1")])
+        give_up()
+        for other in others:
+            other.join(PATIENCE)
+        assert others
+        assert books.begins()
+
+
+@pytest.mark.parametrize("words", ["Wait.", "one"])
+def test_a_whole_transcript_of_the_user_takes_the_place_of_what_was_given_up(words: str) -> None:
+    """Where no pieces of it are told; a service that tells what was typed as if it had been said has heard nothing new."""
+    with scene(ElevenLabsWire) as one, one.client as client:
+        heard = sounds(client)
+        wire = one.wire()
+        client.send_text("one")
+        assert wire.hear() == "one"
+        client.interrupt()
+        wire.say({"type": "user_transcript", "user_transcription_event": {"user_transcript": words, "event_id": 9}})
+        client.wait_for(TranscriptDone, PATIENCE)
+        wire.answer("Yes?")
+        done = client.wait_for(ResponseDone, PATIENCE)
+        assert heard() == ({done.response_id} if words == "Wait." else set())
+
+
+def test_speech_after_a_given_up_turn_that_was_cut_off_is_answered_aloud() -> None:
+    """The empty turn was what is left of the text; the service does not transcribe, so that nothing else tells of the speech."""
+    with scene(GeminiWire) as one, one.client as client:
+        heard = sounds(client)
+        wire = one.wire()
+        client.send_text("one")
+        assert wire.hear() == "one"
+        client.interrupt()
+        wire.say({"serverContent": {"interrupted": True}}, {"serverContent": {"turnComplete": True}})
+        client.wait_for(ResponseDone, PATIENCE)
+        wire.answer("Yes?")
+        done = client.wait_for(ResponseDone, PATIENCE)
+        assert heard() == {done.response_id}
+
+
+@both
+def test_a_text_that_the_service_breaks_off_at_goes_out_again_once(made: type[Wire]) -> None:
+    """Who asked learns it, and the conversation goes on without it instead of ending with the last attempt."""
+    with scene(made) as one, one.client as client:
+        failures: queue.Queue[str] = queue.Queue()
+
+        def ask() -> None:
+            with pytest.raises(ApiError) as caught:
+                client.ask("poison", None)
+            failures.put(str(caught.value.code))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        for _ in range(2):
+            wire = one.wire()
+            assert wire.hear() == "poison"
+            wire.talk.drop()
+        assert failures.get(timeout=PATIENCE) == "connection_lost"
+        asking.join(PATIENCE)
+        wire = one.wire()
+        client.send_text("two")
+        assert wire.hear() == "two"
+        wire.answer("Second.")
+        client.wait_for(ResponseDone, PATIENCE)

@@ -10,7 +10,7 @@ import pytest
 
 from qai_realtime_sync import RealtimeClient, RealtimeConfig
 from qai_realtime_sync.config import Tool
-from qai_realtime_sync.events import FunctionCall, HandlerFailed
+from qai_realtime_sync.events import ErrorReceived, FunctionCall, HandlerFailed
 from qai_realtime_sync.offline import RealtimeServer, Script
 from tests.servers import Talk, service
 
@@ -504,3 +504,13 @@ def test_a_conversation_with_tools_against_the_local_server(dialect: str) -> Non
             assert len(client.conversation) == 3
         assert [call.name for call in calls] == ["get_weather", "get_weather", "get_time"]
         assert [error.message for error in errors if not error.benign] == []
+
+
+def test_a_key_in_the_words_of_an_error_is_not_shown() -> None:
+    """A service that repeats the key or token it was given must not bring it into logs, pages and exceptions."""
+    with service() as peer, peer.client() as client:
+        talk = peer.talk()
+        talk.error("invalid_api_key", message="Incorrect API key provided: qai_test. Find yours at example.com.")
+        told = client.wait_for(ErrorReceived, 5.0)
+        assert told.message == "Incorrect API key provided: <redacted>. Find yours at example.com."
+        assert "qai_test" not in repr(told)

@@ -186,6 +186,24 @@ def test_the_rest_of_a_cut_answer_does_not_begin_the_next_one() -> None:
         assert max(map(abs, array("h", b"".join(event.audio for event in got))), default=0) <= 2  # the dither of the converter
 
 
+def test_sound_that_names_no_answer_ends_with_the_answer_that_runs() -> None:
+    """What the filter held of it does not begin the next answer, although only the end says whose it was."""
+    with service() as peer, direct(peer, RealtimeConfig(sample_rate=16000)) as client:
+        talk = peer.talk()
+        talk.created("r1")
+        talk.audio("", "i1", tone(0.3, 24000))
+        talk.done("r1", status="cancelled")
+        client.wait_for("response_done", 10.0)
+        got: list[AudioDelta] = []
+        client.on_audio_delta(got.append)
+        talk.created("r2")
+        talk.audio("", "i2", bytes(24000))
+        talk.done("r2")
+        client.wait_for("response_done", 10.0)
+        assert got
+        assert max(map(abs, array("h", b"".join(event.audio for event in got)))) <= 2  # the dither of the converter
+
+
 def test_an_answer_between_the_pieces_of_another_leaves_its_sound_whole() -> None:
     """At another rate the sound of an answer is the same, sample by sample, whether or not a second one is told between its pieces."""
 

@@ -6,6 +6,7 @@ import array
 import contextlib
 import enum
 import functools
+import itertools
 import json
 import logging
 import math
@@ -594,6 +595,33 @@ def test_a_stream_that_is_never_sent_keeps_no_client(server: RealtimeServer, que
         return response
 
     app.test_client().get("/live" + query).close()
+    assert made[0].state == "closed"
+
+
+@pytest.mark.parametrize("by_hook", [False, True])
+def test_a_stream_that_is_wrapped_keeps_its_client_until_its_end(server: RealtimeServer, by_hook: bool) -> None:
+    """A view or a hook that sends the events within a response of its own has the client for as long as that, and no longer."""
+    app = flask.Flask("wrapped")
+    app.config.from_mapping(QAI_API_KEY="flask key", QAI_BASE_URL=server.url)
+    realtime, made = Realtime(app), []
+
+    def wrapped(stream: flask.Response) -> flask.Response:
+        return flask.Response(itertools.chain([b": mine\n\n"], stream.response), mimetype="text/event-stream")
+
+    @app.get("/live")
+    def live() -> flask.Response:
+        made.append(realtime.new_client().connect())
+        stream = realtime.event_stream(made[0])
+        return stream if by_hook else wrapped(stream)
+
+    @app.after_request
+    def hook(response: flask.Response) -> flask.Response:
+        return wrapped(response) if by_hook else response
+
+    answer = app.test_client().get("/live")
+    assert next(iter(answer.response)) == b": mine\n\n"
+    assert made[0].state == "open"
+    answer.close()
     assert made[0].state == "closed"
 
 

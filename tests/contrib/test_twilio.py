@@ -365,6 +365,20 @@ def test_what_on_start_does_with_others_is_its_own(server: RealtimeServer) -> No
     assert line.closed.is_set()
 
 
+def test_a_client_that_ends_while_it_is_greeted(server: RealtimeServer) -> None:
+    """A client takes nothing more a moment before its state says so: what it refuses then is the end of the call, not an error."""
+    line, clients = Line(), Clients(server)
+
+    def greet(start: CallStart) -> None:
+        threading.Timer(0.2, clients.newest().close).start()
+        raise NotConnectedError("send_text cannot be sent: the conversation is over")
+
+    call = OnLine(line, clients, on_start=greet)
+    line.starts()
+    end = call.ended()
+    assert (end.reason, end.closed.by if end.closed else "") == ("closed", "client")
+
+
 def test_a_refused_client_ends_the_call(server: RealtimeServer) -> None:
     """What `connect` raises reaches the program, and the WebSocket is closed, so that Twilio goes on."""
     line = Line()

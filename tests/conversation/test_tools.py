@@ -791,3 +791,13 @@ def test_a_timer_that_cannot_be_cancelled_is_left_alone() -> None:
     pool.stop()
     for thread in pool.threads:
         thread.join(5.0)
+
+
+def test_an_answer_that_ends_with_its_connection_is_not_followed_by_another() -> None:
+    """Its result was sent, and the service has forgotten it: asked again it would call the function a second time."""
+    book = Book()
+    book.tell(call("c1"), complete("c1"))
+    assert len(book.give("c1")) == 1
+    book.calls.reset()
+    assert book.tell(done(status="failed")) == []
+    assert not book.calls.goes_on("r1")

@@ -25,7 +25,7 @@ _log = logging.getLogger("qai_realtime_sync")
 _LEASE: Final = 30.0  # seconds that a cleaner has for one conversation before another may try
 _END_TIMEOUT: Final = 5.0
 _MOST_CLAIMS: Final = 20
-_NOT_SENT: Final = frozenset({"unreachable", "proxy_failed"})
+_NOT_SENT: Final = frozenset({"unreachable", "proxy_failed", "no_rest_client"})
 
 Rest = RestClient | Callable[[About], RestClient | None] | None
 """Who ends sessions: one client for all, or a function that gives the one whose key a conversation was made with."""
@@ -172,10 +172,13 @@ class Cleaner:
             return error
         except Exception as error:  # the program's function; the conversations after this one are to be ended all the same
             _log.exception("no RestClient could be chosen for the conversation %s", about.conversation_id)
-            return ConfigError(f"choosing a RestClient for it failed: {type(error).__name__}: {error}")
+            return ConfigError(f"choosing a RestClient for it failed: {type(error).__name__}: {error}", code="no_rest_client")
         return None
 
 
 def _was_not_asked(error: RealtimeError) -> bool:
-    """Nothing was sent, or there were too many requests just then: a 429 comes before everything else (source: gateway, retries)."""
+    """Nothing was sent, or there were too many requests just then: a 429 comes before everything else (source: gateway, retries).
+
+    Nothing is sent either where the program's function fails, whose database may be away for a moment.
+    """
     return error.code in _NOT_SENT or (isinstance(error, ApiError) and error.status_code == 429)
