@@ -93,7 +93,7 @@ def assert_one_tool_call(left: Left) -> None:
 def test_the_whole_demo(start: Start, voices: None, tmp_path: pathlib.Path) -> None:
     """The demo ends within 60 s with exit code 0, and what it leaves shows three understood turns, one call and a cut answer."""
     demo = start("demo", "--out", "call")
-    demo.read_until("demo", within=5)
+    demo.read_until("demo", within=30)  # at once, but a busy machine takes its time to start a program
     first_line = time.monotonic() - demo.started
     assert demo.finish(60) == 0, demo.output
     assert time.monotonic() - demo.started < 60
