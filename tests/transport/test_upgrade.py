@@ -59,8 +59,8 @@ def test_the_request_holds_what_it_should_and_nothing_else(wire: Wire) -> None:
     requests = []
 
     def serve(peer: Peer) -> None:
+        requests.append(peer.read_request())
         peer.upgrade("Sec-WebSocket-Protocol: realtime")
-        requests.append(peer.request)
         hold_open(peer)
 
     server = wire.serve(serve)
@@ -94,8 +94,8 @@ def test_a_host_header_of_the_caller_replaces_ours(plain: Wire) -> None:
     requests = []
 
     def serve(peer: Peer) -> None:
+        requests.append(peer.read_request())
         peer.upgrade()
-        requests.append(peer.request)
 
     plain.connect(plain.serve(serve), headers={"host": "voice.example"})
     plain.stop()
@@ -108,8 +108,8 @@ def test_cookies_are_neither_kept_nor_sent(plain: Wire) -> None:
     requests = []
 
     def serve(peer: Peer) -> None:
+        requests.append(peer.read_request())
         peer.upgrade("Set-Cookie: tenant=one; Domain=localhost; Path=/")
-        requests.append(peer.request)
 
     jar = websocket._handshake.CookieJar
     jar.set("alien=1; Domain=localhost")
