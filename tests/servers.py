@@ -28,7 +28,7 @@ from tests.transport.peer import Peer, Server, close_frame, frame
 
 __all__ = ["PATIENCE", "Service", "Talk", "deaf", "ready", "refuse", "service"]
 
-PATIENCE = 8.0
+PATIENCE = 20.0
 
 
 class Talk:

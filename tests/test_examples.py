@@ -43,7 +43,7 @@ def run(name: str, folder: pathlib.Path, *arguments: str) -> subprocess.Complete
         env={name: value for name, value in os.environ.items() if not name.startswith("QAI_")} | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -60,7 +60,8 @@ def test_an_example_runs(name: str, tmp_path: pathlib.Path) -> None:
         file.writeframes(array("h", (round(9000 * math.sin(n * 0.1)) for n in range(16000))).tobytes())
     done = run(name, tmp_path, *ARGUMENTS.get(name, ["--light"]))
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    # On a busy machine a handler may be slow for once, and the client says so.
+    assert [line for line in done.stderr.splitlines() if "held up the conversation" not in line] == []
     for words in PRINTS[name]:
         assert words in done.stdout, done.stdout
 

@@ -330,7 +330,7 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(5)
+    thread.join(20)
     assert seen == [before]
 
 

@@ -119,7 +119,7 @@ def stranger(tmp_path: pathlib.Path) -> Iterator[int]:
     with socket.socket() as last:  # lets the thread go if nobody came
         last.settimeout(1)
         last.connect_ex(listening.getsockname())
-    thread.join(5)
+    thread.join(20)
     listening.close()
 
 

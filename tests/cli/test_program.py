@@ -294,7 +294,7 @@ def test_serve_serves_until_a_signal(start: Start, serving: None, number: signal
     at = time.monotonic()
     serve.process.send_signal(number)
     assert serve.finish(10) == 0
-    assert time.monotonic() - at < 4
+    assert time.monotonic() - at < 6
 
 
 def test_a_signal_while_the_voices_load_ends_it_silently(serving: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +342,7 @@ def test_an_answer_that_fails_is_no_success(
         answering = threading.Thread(target=answer)
         answering.start()
         try:
-            assert main(["say", what, "--url", peer.base_url, "--key", "k", "--timeout", "5"]) == code
+            assert main(["say", what, "--url", peer.base_url, "--key", "k", "--timeout", "20"]) == code
         finally:
             answering.join(PATIENCE)
     assert words in capsys.readouterr().err
@@ -465,4 +465,4 @@ def test_a_second_ctrl_c_ends_the_server_at_once(start: Start, serving: None) ->
     serve.process.send_signal(signal.SIGINT)
     serve.process.send_signal(signal.SIGINT)
     # 0 if it was over before the second one came; killed by it if Python had already put its handlers away, which a shell calls 130 too.
-    assert serve.finish(3) in (0, 130, -signal.SIGINT)
+    assert serve.finish(20) in (0, 130, -signal.SIGINT)

@@ -61,7 +61,9 @@ def test_who_stops_reading_an_answer_sees_no_traceback(server: Any, tmp_path: pa
             assert saying.wait(30) == 1
         finally:
             saying.kill()
-    assert re.fullmatch(r"[\d.]+ s of sound in story.wav\n", told), told
+    # On a busy machine a handler may be slow for once, and the client says so.
+    (told,) = [line for line in told.splitlines() if "held up the conversation" not in line]
+    assert re.fullmatch(r"[\d.]+ s of sound in story.wav", told), told
     assert (tmp_path / "story.wav").stat().st_size > 48000
 
 

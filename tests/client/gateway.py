@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 __all__ = ["Gateway", "Way", "answer", "drip", "gateway", "hang", "hang_up", "held"]
 
-PATIENCE = 8.0
+PATIENCE = 20.0
 
 
 class Gateway:

@@ -49,7 +49,7 @@ class Clockless:
 def sync(talk: Talk, client: RealtimeClient) -> None:
     """Wait until the client has heard all that the service has said."""
     talk.say("mark")
-    client.wait_for("unknown", 5.0, where=lambda event: event.type == "mark")
+    client.wait_for("unknown", 20.0, where=lambda event: event.type == "mark")
 
 
 def speak(talk: Talk, response: str = "r1", item: str = "i1", ms: int = 1000) -> None:
@@ -96,7 +96,7 @@ def test_the_user_speaks_and_the_answer_is_cut_at_what_was_heard(heard: int) -> 
         sync(talk, client)
         speaker.played_ms = heard
         started(talk)
-        told = client.wait_for(PlaybackStopped, 5.0)
+        told = client.wait_for(PlaybackStopped, 20.0)
         assert (told.reason, told.item_id, told.heard_ms, told.received_ms) == ("barge_in", "i1", heard, 1000)
         talk.expect("response.cancel")
         cut = talk.expect("conversation.item.truncate")
@@ -123,7 +123,7 @@ def test_an_answer_that_is_over_is_cut_but_not_cancelled() -> None:
         speaker.played_ms = 100
         started(talk)
         assert talk.expect("conversation.item.truncate")["audio_end_ms"] == 100
-        client.wait_for(PlaybackStopped, 5.0)
+        client.wait_for(PlaybackStopped, 20.0)
         talk.fence(client)
         assert talk.count("response.cancel") == 0
         turn = client.conversation[0]
@@ -162,7 +162,7 @@ def test_an_answer_beside_the_conversation_is_cancelled_but_never_cut(over: bool
         sync(talk, client)
         speaker.played_ms = 300.0
         talk.say("input_audio_buffer.speech_started", item_id="u1", audio_start_ms=0)
-        client.wait_for("playback_stopped", 5.0)
+        client.wait_for("playback_stopped", 20.0)
         talk.fence(client)
         assert talk.count("conversation.item.truncate") == 0
         assert [v["response_id"] for v in talk.received if v["type"] == "response.cancel"] == ([] if over else ["r1"])
@@ -208,24 +208,24 @@ def test_barge_in_can_be_turned_off() -> None:
         sync(talk, client)
         assert speaker.cleared == 0
         client.interrupt()
-        assert client.wait_for(PlaybackStopped, 5.0).reason == "interrupt"
+        assert client.wait_for(PlaybackStopped, 20.0).reason == "interrupt"
         assert speaker.cleared == 1
 
 
 def test_a_short_noise_does_not_interrupt() -> None:
     """With min_speech only speech that lasts that long does; the event of its beginning is told at once all the same."""
-    with service() as peer, peer.client(min_speech=0.25) as client:
+    with service() as peer, peer.client(min_speech=1.0) as client:
         talk, speaker = peer.talk(), Speaker()
         client.play_to(speaker)
         speak(talk)
         started(talk)
         stopped(talk)
         with pytest.raises(TimeoutError):
-            client.wait_for(PlaybackStopped, 0.4)
+            client.wait_for(PlaybackStopped, 1.4)
         assert speaker.cleared == 0
         started(talk)
         started(talk)
-        client.wait_for(PlaybackStopped, 5.0)
+        client.wait_for(PlaybackStopped, 20.0)
         assert speaker.cleared == 1
         talk.expect("response.cancel")
 
@@ -239,7 +239,7 @@ def test_the_service_says_that_the_user_cut_it_off() -> None:
         sync(talk, client)
         talk.say("input_audio_buffer.speech_started", item_id="u1")
         talk.done("r1", status="cancelled", status_details={"type": "cancelled", "reason": "turn_detected"})
-        client.wait_for("response_done", 5.0)
+        client.wait_for("response_done", 20.0)
         assert speaker.cleared == 1
 
 
@@ -269,11 +269,11 @@ def test_the_program_interrupts_from_any_thread(where: str) -> None:
             talk.call("r1", "c1", "act")
         else:
             talk.say("go")
-        told = client.wait_for(PlaybackStopped, 5.0)
+        told = client.wait_for(PlaybackStopped, 20.0)
         assert (told.reason, told.heard_ms) == ("interrupt", 77)
         talk.expect("response.cancel")
         assert talk.expect("conversation.item.truncate")["audio_end_ms"] == 77
-        assert acted.wait(5.0)
+        assert acted.wait(20.0)
         assert cleared == [1]
         client.close()
 
@@ -439,8 +439,8 @@ def test_ten_threads_interrupt_at_once() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(5.0)
-        client.wait_for(PlaybackStopped, 5.0)
+            thread.join(20.0)
+        client.wait_for(PlaybackStopped, 20.0)
         sync(talk, client)
         talk.fence(client)
         assert talk.count("conversation.item.truncate") == 1
@@ -459,7 +459,7 @@ def test_the_end_of_the_sound_is_told_when_it_was_heard() -> None:
         with pytest.raises(TimeoutError):
             client.wait_for(PlaybackStopped, 0.3)
         speaker.played_ms = 120
-        told = client.wait_for(PlaybackStopped, 5.0)
+        told = client.wait_for(PlaybackStopped, 20.0)
         assert (told.reason, told.heard_ms) == ("finished", 120)
         assert client.conversation[0].interrupted is False
 
@@ -471,7 +471,7 @@ def test_a_sink_without_a_clock_finishes_in_real_time() -> None:
         client.play_to(sink)
         speak(talk, ms=200)
         talk.done("r1")
-        told = client.wait_for(PlaybackStopped, 5.0)
+        told = client.wait_for(PlaybackStopped, 20.0)
         assert (told.reason, told.heard_ms) == ("finished", 200)
 
 
@@ -484,10 +484,10 @@ def test_the_end_of_a_short_answer_is_told_in_time_after_a_long_one_was_cut() ->
         talk.done("r1")
         sync(talk, client)
         started(talk)
-        assert client.wait_for(PlaybackStopped, 5.0).reason == "barge_in"
+        assert client.wait_for(PlaybackStopped, 20.0).reason == "barge_in"
         speak(talk, "r2", "i2", 50)
         talk.done("r2")
-        assert client.wait_for(PlaybackStopped, 3.0).reason == "finished"
+        assert client.wait_for(PlaybackStopped, 15.0).reason == "finished"
 
 
 @pytest.mark.parametrize("breaks", ["write", "clear"])
@@ -528,10 +528,10 @@ def test_after_a_loss_nothing_is_cut_that_the_new_service_does_not_know() -> Non
         speak(talk)
         sync(talk, client)
         talk.drop()
-        client.wait_for(Reconnected, 5.0)
+        client.wait_for(Reconnected, 20.0)
         talk = peer.talk()
         started(talk)
-        assert client.wait_for(PlaybackStopped, 5.0).reason == "barge_in"
+        assert client.wait_for(PlaybackStopped, 20.0).reason == "barge_in"
         sync(talk, client)
         talk.fence(client)
         assert talk.count("conversation.item.truncate") == 0

@@ -38,7 +38,7 @@ def test_events_reach_handlers_in_order_on_the_readers_thread() -> None:
         client.on("unknown", lambda event: threads.add(threading.current_thread().name))
         for number in range(200):
             talk.say("new.kind", number=number)
-        client.wait_for("unknown", 5.0, where=lambda event: event.raw["number"] == 199)
+        client.wait_for("unknown", 20.0, where=lambda event: event.raw["number"] == 199)
         assert [event.raw["number"] for event in log.of(Unknown)] == list(range(200))
         assert threads == {"qai-reader"}
 
@@ -63,7 +63,7 @@ def test_what_is_not_understood_is_an_event_and_not_the_end() -> None:
             frame(1, b"[" * 5000),
         )
         talk.say("last.one")
-        client.wait_for("unknown", 5.0, where=lambda event: event.type == "last.one")
+        client.wait_for("unknown", 20.0, where=lambda event: event.type == "last.one")
         told = log.of(Unknown)
         assert told[0].type == "brand.new"
         assert told[0].problem is None
@@ -81,7 +81,7 @@ def test_the_clients_own_part_comes_before_every_handler() -> None:
         client.on("response_done", lambda event: seen.append(client._call.is_busy))
         talk.created("r1")
         talk.done("r1")
-        client.wait_for("response_done", 5.0)
+        client.wait_for("response_done", 20.0)
         talk.fence(client)
     assert seen == [True, False]
 
@@ -95,16 +95,16 @@ def test_background_handlers_keep_their_order_and_do_not_hold_the_reader() -> No
 
         def slow(event: Event) -> None:
             if not order:
-                waited.append(client.wait_for("unknown", 5.0, where=lambda event: event.type == "go.on"))
+                waited.append(client.wait_for("unknown", 20.0, where=lambda event: event.type == "go.on"))
             order.append((event.raw["number"], threading.current_thread().name))
 
         client.on("unknown", slow, background=True)
         for number in range(5):
             talk.say("new.kind", number=number)
-        client.wait_for("unknown", 5.0, where=lambda event: event.raw.get("number") == 4)
+        client.wait_for("unknown", 20.0, where=lambda event: event.raw.get("number") == 4)
         assert order == []
         talk.say("go.on", number=5)
-        client.wait_for("unknown", 5.0, where=lambda event: event.type == "go.on")
+        client.wait_for("unknown", 20.0, where=lambda event: event.type == "go.on")
     assert order == [(number, "qai-lane") for number in range(6)]
     assert len(waited) == 1
 
@@ -141,8 +141,8 @@ def test_a_handler_that_fails_is_logged_told_and_survived(caplog: pytest.LogCapt
         client.on("unknown", heard.append)
         talk.say("one")
         talk.say("two")
-        failed = client.wait_for("handler_failed", 5.0)
-        client.wait_for("handler_failed", 5.0)
+        failed = client.wait_for("handler_failed", 20.0)
+        client.wait_for("handler_failed", 20.0)
         talk.fence(client)
         assert failed.handler.endswith("broken")
         assert isinstance(failed.error, LookupError)
@@ -166,9 +166,9 @@ def test_a_handler_of_failures_that_fails_is_only_logged(caplog: pytest.LogCaptu
         client.on("unknown", broken)
         client.on("handler_failed", broken)
         talk.say("one")
-        client.wait_for("handler_failed", 5.0)
+        client.wait_for("handler_failed", 20.0)
         talk.say("two")
-        client.wait_for("handler_failed", 5.0)
+        client.wait_for("handler_failed", 20.0)
         talk.fence(client)
         assert len(log.of(HandlerFailed)) == 2
     assert len([record for record in caplog.records if "broken failed on handler_failed" in record.message]) == 2
@@ -189,7 +189,7 @@ def test_the_policy_raise_hands_the_failure_to_whoever_waits() -> None:
         client.on("unknown", fail)
         talk.say("one")
         with pytest.raises(LookupError, match="oops"):
-            client.wait_for("response_done", 5.0)
+            client.wait_for("response_done", 20.0)
         assert client.is_connected
 
 
@@ -199,12 +199,12 @@ def test_the_policy_close_ends_the_conversation() -> None:
         talk, log = peer.talk(), Log(client)
         client.on("unknown", fail)
         talk.say("one")
-        closed = client.wait(5.0)
+        closed = client.wait(20.0)
         assert (closed.by, closed.code, closed.clean) == ("client", 1000, True)
         assert names(log.events)[-4:] == ["handler_failed", "state_changed", "state_changed", "closed"] or "handler_failed" in names(
             log.events
         )
-        assert talk.over.wait(5.0)
+        assert talk.over.wait(20.0)
 
 
 def test_a_handler_that_wants_to_exit_ends_the_conversation_and_the_wait() -> None:
@@ -214,9 +214,9 @@ def test_a_handler_that_wants_to_exit_ends_the_conversation_and_the_wait() -> No
         client.on("unknown", leave)
         talk.say("one")
         with pytest.raises(SystemExit) as caught:
-            client.wait(5.0)
+            client.wait(20.0)
         assert caught.value.code == 3
-        assert client.wait(5.0).by == "client"
+        assert client.wait(20.0).by == "client"
 
 
 def test_a_slow_handler_is_named_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -231,9 +231,9 @@ def test_a_slow_handler_is_named_in_a_warning(caplog: pytest.LogCaptureFixture) 
         client.on("unknown", dawdle)
         with caplog.at_level(logging.WARNING):
             talk.say("one")
-            client.wait_for("unknown", 5.0)
+            client.wait_for("unknown", 20.0)
             talk.say("two")
-            client.wait_for("unknown", 5.0)
+            client.wait_for("unknown", 20.0)
     assert any("dawdle for unknown held up the conversation" in record.message for record in caplog.records)
 
 
@@ -246,7 +246,7 @@ def test_what_ended_the_conversation_is_told_with_its_end() -> None:
             raise LookupError("mine")
 
         peer.talk().say("one")
-        closed = client.wait(5.0)
+        closed = client.wait(20.0)
         assert (closed.by, closed.meaning, repr(closed.error)) == ("client", "normal", "LookupError('mine')")
 
 
@@ -254,7 +254,7 @@ def test_before_connect_nobody_waits_for_nothing() -> None:
     """A stream may be made early; what would wait says at once what is missing."""
     client = RealtimeClient("qai_x")
     stream = client.events()
-    for wait in (lambda: next(stream), lambda: client.wait_for("closed", 5.0), client.next_event, client.wait):
+    for wait in (lambda: next(stream), lambda: client.wait_for("closed", 20.0), client.next_event, client.wait):
         with pytest.raises(NotConnectedError, match=r"call connect\(\) first"):
             wait()
 
@@ -281,12 +281,12 @@ def test_waiting_in_a_handler_raises_at_once_and_names_the_way_out(what: str) ->
 
         client.on("unknown", handler)
         talk.say("one")
-        client.wait_for("unknown", 5.0)
+        client.wait_for("unknown", 20.0)
         talk.fence(client)
         ((error, took),) = raised
         assert error.code == "called_in_handler"
         assert "background=True" in str(error)
-        assert took < 1.0
+        assert took < 4.0
 
 
 def test_a_handler_may_do_everything_else() -> None:
@@ -309,7 +309,7 @@ def test_a_handler_may_do_everything_else() -> None:
         talk.say("one")
         talk.expect("response.create")
         talk.say("two")
-        assert done.wait(5.0)
+        assert done.wait(20.0)
 
 
 def test_handlers_never_run_on_a_thread_of_the_program() -> None:
@@ -329,10 +329,10 @@ def test_handlers_never_run_on_a_thread_of_the_program() -> None:
         client.on("playback_stopped", handler)
         with lock:
             client._call.announce(PlaybackStopped(response_id="r", item_id="i", heard_ms=0, reason="interrupt"))
-        client.wait_for("playback_stopped", 5.0)
+        client.wait_for("playback_stopped", 20.0)
         with lock:
             client.abort()
-        client.wait(5.0)
+        client.wait(20.0)
     assert len(ran) >= 3
     assert set(ran) <= {"qai-teller", "qai-reader"}
 
@@ -405,7 +405,7 @@ def test_there_is_exactly_one_end_however_it_comes(
         talk = peer.talk()
         stream = client.events()
         way(client, talk)
-        closed = client.wait(5.0)
+        closed = client.wait(20.0)
         assert client.wait(1.0) is closed
         assert (closed.code, closed.clean, closed.by, closed.meaning) == (code, clean, by, meaning)
         if reason is not None:
@@ -414,7 +414,7 @@ def test_there_is_exactly_one_end_however_it_comes(
         assert list(stream)[-1] is closed
         for thread in (client._call.reader, client._call.lane.thread):
             if thread is not None:
-                thread.join(5.0)
+                thread.join(20.0)
         assert log.of(Closed) == [closed]
         assert log.events[-1] is closed
         assert client.state == state
@@ -436,7 +436,7 @@ def test_what_never_left_is_in_the_end() -> None:
         client.send_text("hello", respond=False)
         client.send_audio(bytes(48000))
         client.abort()
-        closed = client.wait(5.0)
+        closed = client.wait(20.0)
         assert [command.to_dict()["text"] for command in closed.unsent] == ["hello"]
         assert closed.dropped_audio == 1.0
 
@@ -460,14 +460,14 @@ def test_nothing_comes_after_the_end() -> None:
         talk = peer.talk()
         talk.created("r1")
         talk.call("r1", "c1", "late")
-        assert started.wait(5.0)
+        assert started.wait(20.0)
         client.abort()
-        client.wait(5.0)
+        client.wait(20.0)
         leave.set()
         for thread in client._call.pool.threads:
-            thread.join(5.0)
+            thread.join(20.0)
         if client._call.teller.thread is not None:
-            client._call.teller.thread.join(5.0)
+            client._call.teller.thread.join(20.0)
         assert isinstance(log.events[-1], Closed)
         assert log.of(HandlerFailed) == []
 
@@ -480,12 +480,12 @@ def test_a_bug_of_our_own_does_not_keep_an_event_from_the_program(
         talk = peer.talk()
         monkeypatch.setattr(client._call.turns, "told", lambda event, at: 1 / 0)
         talk.say("input_audio_buffer.speech_started", item_id="u1")
-        client.wait_for("speech_started", 5.0)
+        client.wait_for("speech_started", 20.0)
         monkeypatch.undo()
         client._call.observers += (lambda what, at: 1 / 0,)  # type: ignore[arg-type, return-value]
         talk.say("two")
         talk.say("three")
-        client.wait_for("unknown", 5.0, where=lambda event: event.type == "three")
+        client.wait_for("unknown", 20.0, where=lambda event: event.type == "three")
         client._call.observers = ()
     messages = [record.message for record in caplog.records]
     assert "the client's own part in the event speech_started failed" in messages

@@ -212,8 +212,8 @@ def test_a_service_that_never_becomes_ready_is_said_to_be_so() -> None:
     """The upgrade went well and nothing came: the error says that, and what to check, when the time is up."""
     with service(deaf) as peer:
         client = peer.client()
-        with pytest.raises(RealtimeTimeoutError, match=r"connected, but the service did not confirm the session within 0\.3 s; check"):
-            client.connect(timeout=0.3)
+        with pytest.raises(RealtimeTimeoutError, match=r"connected, but the service did not confirm the session within 2 s; check"):
+            client.connect(timeout=2.0)
         assert client.wait(1.0).meaning == "lost"
         assert ours() == []
 
@@ -226,7 +226,7 @@ def test_the_last_error_explains_why_it_never_became_ready() -> None:
         talk.error("odd", message="something is odd")
 
     with service(grumbling) as peer, pytest.raises(RealtimeTimeoutError, match="its last error was: something is odd"):
-        peer.client().connect(timeout=0.4)
+        peer.client().connect(timeout=2.0)
 
 
 def test_an_error_that_names_our_configuration_ends_the_wait_at_once() -> None:
@@ -325,11 +325,11 @@ def test_seconds_that_no_lock_can_count_leave_a_client_that_works(opening: Any, 
         for _ in range(20):  # the sender falls asleep in between
             done = threading.Event()
             client._call.sender.after(0.001, done.set)
-            assert done.wait(8.0)
+            assert done.wait(20.0)
         client.on("unknown", lambda event: client.close())
         talk.say("please.close")
-        assert client.wait(8.0).by == "client"
-        assert talk.over.wait(8.0)
+        assert client.wait(20.0).by == "client"
+        assert talk.over.wait(20.0)
         assert talk.closed_with == (1000, "")
         client.close()
     assert ours() == []
@@ -386,7 +386,7 @@ def test_where_no_thread_can_be_started_connect_fails_like_any_other(refused: st
     monkeypatch.undo()
     assert ours() == []
     assert client.state == "failed"
-    assert client.wait(8.0).error is caught.value
+    assert client.wait(20.0).error is caught.value
     assert told == ["connecting", "failed", f"closed by network: lost, {caught.value!r}"]
     began = time.monotonic()
     client.close()
@@ -436,7 +436,7 @@ def test_a_service_that_closes_as_soon_as_it_is_ready_is_not_taken_for_our_own_c
             client.connect()
         except ConnectionClosedError as error:
             assert error.reason == "enough"
-        assert client.wait(5.0).reason == "enough"
+        assert client.wait(20.0).reason == "enough"
 
 
 # -- tools and sinks -------------------------------------------------------------------------------------------------------------
@@ -488,10 +488,10 @@ def test_a_client_that_nobody_refers_to_is_closed() -> None:
         del client
         gc.collect()
         assert gone() is None
-        assert talk.over.wait(5.0)
+        assert talk.over.wait(20.0)
         assert talk.closed_with == (1000, "")
         for thread in threads:
-            thread.join(5.0)
+            thread.join(20.0)
             assert not thread.is_alive()
 
 
@@ -507,7 +507,7 @@ def test_a_context_manager_closes_after_an_exception_in_its_body() -> None:
         with pytest.raises(LookupError):
             body()
         talk = peer.talk()
-        assert talk.over.wait(5.0)
+        assert talk.over.wait(20.0)
         assert client.state == "closed"
         assert talk.closed_with == (1000, "")
         assert ours() == []
@@ -535,7 +535,7 @@ def test_an_encrypted_conversation_is_like_a_plain_one(certificates: Certificate
             for _ in range(20):
                 talk.audio("r1", "i1", bytes(4800))
             talk.done("r1")
-            client.wait_for("response_done", 5.0)
+            client.wait_for("response_done", 20.0)
             talk.stall()
             while client.outbox.waiting < 3:
                 client.send_event({"type": "big", "text": "x" * 200_000})
@@ -543,10 +543,10 @@ def test_an_encrypted_conversation_is_like_a_plain_one(certificates: Certificate
             client.drain(8.0)
             talk.fence(client)
             talk.drop()
-            client.wait_for("reconnected", 5.0)
+            client.wait_for("reconnected", 20.0)
             talk = peer.talk()
             talk.fence(client)
-        assert talk.over.wait(5.0)
+        assert talk.over.wait(20.0)
         assert talk.closed_with == (1000, "")
         assert ours() == []
 
@@ -568,8 +568,8 @@ def test_traffic_in_both_directions_over_tls_loses_nothing(certificates: Certifi
         for number in range(400):
             talk.say("chatter", number=number)
         for thread in threads:
-            thread.join(8.0)
-        client.wait_for("unknown", 8.0, where=lambda event: event.raw["number"] == 399)
+            thread.join(20.0)
+        client.wait_for("unknown", 20.0, where=lambda event: event.raw["number"] == 399)
         talk.fence(client)
         assert heard == list(range(400))
         for name in range(3):

@@ -276,7 +276,7 @@ def test_registering_from_many_threads_while_events_run_loses_nothing() -> None:
     for _ in range(20):
         table.handlers.dispatch(SpeechStarted())
     for thread in threads:
-        thread.join(5.0)
+        thread.join(20.0)
     table.log.clear()
     table.handlers.dispatch(SpeechStarted())
     assert len(table.log) == len(set(table.log)) == 200

@@ -12,7 +12,7 @@ from qai_realtime_sync.client.lane import Lane
 def end(lane: Lane) -> None:
     lane.stop()
     if lane.thread is not None:
-        lane.thread.join(5.0)
+        lane.thread.join(20.0)
         assert not lane.thread.is_alive()
 
 
@@ -50,7 +50,7 @@ def test_an_action_may_post_another() -> None:
     lane.post(lambda: (lane.post(lambda: (done.append(3), over.set())[0]), done.append(1))[1])
     lane.post(lambda: done.append(2))
     gate.set()
-    assert over.wait(5.0)
+    assert over.wait(20.0)
     end(lane)
     assert done == [1, 2, 3]
 

@@ -557,7 +557,7 @@ def test_drain_wakes_when_everything_has_an_outcome() -> None:
     waiter = threading.Thread(target=lambda: done.append(box.box.drain(10.0)))
     waiter.start()
     box.box.flushed()
-    waiter.join(5.0)
+    waiter.join(20.0)
     assert done == [True]
 
 
@@ -583,7 +583,7 @@ def test_many_threads_keep_their_own_order_and_nothing_is_lost() -> None:
     for thread in threads:
         thread.join(10.0)
     box.puts = 1600
-    assert box.box.drain(5.0)
+    assert box.box.drain(20.0)
     counts = box.adds_up()
     assert counts.waiting == 0
     got = [text for wire in wires for text in wire.got]

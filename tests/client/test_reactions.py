@@ -17,7 +17,7 @@ from tests.servers import Talk, service
 
 def sync(talk: Talk, client: RealtimeClient) -> None:
     talk.say("mark")
-    client.wait_for("unknown", 5.0, where=lambda event: event.type == "mark")
+    client.wait_for("unknown", 20.0, where=lambda event: event.type == "mark")
 
 
 def settle(talk: Talk, client: RealtimeClient, results: int) -> dict[str, str]:
@@ -135,7 +135,7 @@ def test_the_end_of_the_only_answer_needs_no_id() -> None:
             talk.say("response.done")
             talk.expect("response.create")
             assert talk.outputs() == {"c1": "a tree"}
-            assert client.wait_for("response_done", 5.0).response_id == "r1"
+            assert client.wait_for("response_done", 20.0).response_id == "r1"
 
 
 def test_a_tool_runs_although_its_result_is_not_waited_for() -> None:
@@ -320,7 +320,7 @@ def test_a_cancelled_answer_is_not_followed() -> None:
             talk = peer.talk()
             talk.created("r1")
             talk.call("r1", "c1", "slow")
-            assert started.wait(5.0)
+            assert started.wait(20.0)
             talk.done("r1", status="cancelled")
             sync(talk, client)
             gate.set()
@@ -329,7 +329,7 @@ def test_a_cancelled_answer_is_not_followed() -> None:
             assert talk.count("response.create") == 0
             client._call.pool.stop()
             for thread in client._call.pool.threads:
-                thread.join(5.0)
+                thread.join(20.0)
             assert not client._call.is_busy
 
 
@@ -404,7 +404,7 @@ def test_a_tool_may_use_the_client() -> None:
         def look() -> str:
             """Look."""
             client.send_context("Looking.")
-            return str(client.wait_for("unknown", 5.0, where=lambda event: event.type == "seen").raw["what"])
+            return str(client.wait_for("unknown", 20.0, where=lambda event: event.type == "seen").raw["what"])
 
         with client:
             talk = peer.talk()
@@ -434,12 +434,12 @@ def test_a_result_that_cannot_be_sent_is_logged(caplog: pytest.LogCaptureFixture
         talk = peer.talk()
         talk.created("r1")
         talk.call("r1", "c1", "slow")
-        assert started.wait(5.0)
+        assert started.wait(20.0)
         client.abort()
-        client.wait(5.0)
+        client.wait(20.0)
         gate.set()
         for thread in client._call.pool.threads:
-            thread.join(5.0)
+            thread.join(20.0)
     assert any("the result of slow was not sent" in record.message for record in caplog.records)
 
 
@@ -511,6 +511,6 @@ def test_a_key_in_the_words_of_an_error_is_not_shown() -> None:
     with service() as peer, peer.client() as client:
         talk = peer.talk()
         talk.error("invalid_api_key", message="Incorrect API key provided: qai_test. Find yours at example.com.")
-        told = client.wait_for(ErrorReceived, 5.0)
+        told = client.wait_for(ErrorReceived, 20.0)
         assert told.message == "Incorrect API key provided: <redacted>. Find yours at example.com."
         assert "qai_test" not in repr(told)

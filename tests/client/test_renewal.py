@@ -42,11 +42,12 @@ def test_a_session_that_ends_soon_is_renewed_when_it_is_quiet() -> None:
 
         speaking = threading.Thread(target=speak)
         speaking.start()
-        told = client.wait_for(Reconnected, 5.0)
+        told = client.wait_for(Reconnected, 20.0)
         second = peer.talk()
         over.set()
-        speaking.join(5.0)
+        speaking.join(20.0)
         second.fence(client)
+        assert first.over.wait(20.0)  # it may read what was sent before later than the second what was sent behind it
         heard = [
             int.from_bytes(base64.b64decode(v["audio"]), "little")
             for talk in (first, second)
@@ -64,26 +65,26 @@ def test_a_session_is_renewed_at_the_last_moment_if_it_is_never_quiet() -> None:
     with service(short(2.0), ready) as peer, peer.client(PLAIN) as client:  # type: ignore[arg-type]
         first = peer.talk()
         first.created("r1")
-        client.wait_for("response_created", 5.0)
+        client.wait_for("response_created", 20.0)
         started = time.monotonic()
-        client.wait_for(Reconnected, 5.0)
-        assert time.monotonic() - started < 2.5
+        client.wait_for(Reconnected, 20.0)
+        assert time.monotonic() - started < 6.0
         assert client.is_connected
 
 
 def test_the_end_of_an_answer_is_the_quiet_moment() -> None:
     """What was due while it ran happens behind it."""
-    with service(short(4.0), ready) as peer, peer.client(PLAIN) as client:  # type: ignore[arg-type]
+    with service(short(8.0), ready) as peer, peer.client(PLAIN) as client:  # type: ignore[arg-type]
         first = peer.talk()
         first.created("r1")
-        client.wait_for("response_created", 5.0)
+        client.wait_for("response_created", 20.0)
         due = threading.Event()
-        client._call.sender.after(2.4, due.set)
-        assert due.wait(5.0)
+        client._call.sender.after(4.2, due.set)
+        assert due.wait(20.0)
         assert client.is_connected
         assert peer.server.accepted == 1
         first.done("r1")
-        client.wait_for(Reconnected, 1.0)
+        client.wait_for(Reconnected, 1.7)
 
 
 def test_without_reconnect_nothing_is_renewed() -> None:
@@ -92,20 +93,20 @@ def test_without_reconnect_nothing_is_renewed() -> None:
         first = peer.talk()
         passed = threading.Event()
         client._call.sender.after(1.2, passed.set)
-        assert passed.wait(5.0)
+        assert passed.wait(20.0)
         first.fence(client)
         assert peer.server.accepted == 1
 
 
 def test_the_end_of_the_users_speech_is_the_quiet_moment() -> None:
     """What was due while the user spoke happens when that has ended, not at the last moment."""
-    with service(short(6.0), ready) as peer, peer.client(PLAIN) as client:  # type: ignore[arg-type]
+    with service(short(8.0), ready) as peer, peer.client(PLAIN) as client:  # type: ignore[arg-type]
         first = peer.talk()
         first.say("input_audio_buffer.speech_started")
-        client.wait_for("speech_started", 5.0)
+        client.wait_for("speech_started", 20.0)
         due = threading.Event()
-        client._call.sender.after(3.2, due.set)
-        assert due.wait(5.0)
+        client._call.sender.after(4.2, due.set)
+        assert due.wait(20.0)
         assert peer.server.accepted == 1
         first.say("input_audio_buffer.speech_stopped")
-        client.wait_for(Reconnected, 1.2)
+        client.wait_for(Reconnected, 1.7)

@@ -35,7 +35,7 @@ class Flushes:
 def end(sender: Sender) -> None:
     sender.stop()
     assert sender.thread is not None
-    sender.thread.join(5.0)
+    sender.thread.join(20.0)
     assert not sender.thread.is_alive()
 
 
@@ -54,7 +54,7 @@ def test_timers_run_when_they_are_due_and_in_their_order() -> None:
     sender.after(0.05, lambda: (done.append(("c", time.monotonic() - now)), over.set())[0])
     sender.after(0.02, lambda: done.append(("a", time.monotonic() - now)))
     sender.after(0.02, lambda: done.append(("b", time.monotonic() - now)))
-    assert over.wait(5.0)
+    assert over.wait(20.0)
     end(sender)
     assert [name for name, _ in done] == ["a", "b", "c"]
     assert done[0][1] >= 0.02
@@ -67,7 +67,7 @@ def test_a_cancelled_timer_does_not_run() -> None:
     done, over = [], threading.Event()
     sender.after(0.01, lambda: done.append(1)).cancel()
     sender.after(0.03, over.set)
-    assert over.wait(5.0)
+    assert over.wait(20.0)
     end(sender)
     assert done == []
 
@@ -94,7 +94,7 @@ def test_a_timer_that_fails_is_logged_and_the_next_one_runs(caplog: pytest.LogCa
         sender.after(0.0, lambda: 1 / 0)  # type: ignore[arg-type, return-value]
         sender.after(0.01, lambda: (_ for _ in ()).throw(ConnectionClosedError("gone")))
         sender.after(0.02, over.set)
-        assert over.wait(5.0)
+        assert over.wait(20.0)
     end(sender)
     (record,) = caplog.records
     assert record.message == "a timer of the conversation failed"
@@ -105,7 +105,7 @@ def test_waking_flushes_once() -> None:
     """Without a reason nothing is flushed."""
     sender, flushes = running()
     sender.wake()
-    assert flushes.called.acquire(timeout=5.0)
+    assert flushes.called.acquire(timeout=20.0)
     end(sender)
     assert len(flushes.timeouts) == 1
 
@@ -116,13 +116,13 @@ def test_a_full_socket_is_tried_again_and_does_not_keep_timers_waiting() -> None
     flushes.full = True
     sender.after(60.0, lambda: None)
     sender.wake()
-    assert flushes.called.acquire(timeout=5.0)
+    assert flushes.called.acquire(timeout=20.0)
     over = threading.Event()
     started = time.monotonic()
     sender.after(0.0, over.set)
-    assert over.wait(5.0)
-    assert time.monotonic() - started < 1.0
-    assert flushes.called.acquire(timeout=5.0)
+    assert over.wait(20.0)
+    assert time.monotonic() - started < 10.0
+    assert flushes.called.acquire(timeout=20.0)
     flushes.full = False
     end(sender)
     assert max(flushes.timeouts) <= 0.05
@@ -133,7 +133,7 @@ def test_a_lost_connection_ends_the_flushing() -> None:
     sender, flushes = running()
     flushes.closed = True
     sender.wake()
-    assert flushes.called.acquire(timeout=5.0)
+    assert flushes.called.acquire(timeout=20.0)
     end(sender)
     assert len(flushes.timeouts) == 1
 
@@ -145,7 +145,7 @@ def test_a_flush_is_never_longer_than_to_the_next_timer() -> None:
     over = threading.Event()
     sender.after(0.02, over.set)
     sender.wake()
-    assert over.wait(5.0)
+    assert over.wait(20.0)
     flushes.full = False
     end(sender)
     assert flushes.timeouts[0] <= 0.02
@@ -157,4 +157,4 @@ def test_stopping_does_not_wait_for_timers() -> None:
     sender.after(60.0, lambda: None)
     started = time.monotonic()
     end(sender)
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 10.0

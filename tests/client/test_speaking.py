@@ -204,7 +204,7 @@ def test_every_word_has_its_frame() -> None:
         ]
         assert talk.received[3]["audio_end_ms"] == 120
         assert client.config.instructions == "Be brief."
-        client.drain(5.0)
+        client.drain(20.0)
 
 
 def test_an_error_is_tied_to_the_command_it_names() -> None:
@@ -213,11 +213,11 @@ def test_an_error_is_tied_to_the_command_it_names() -> None:
         talk = peer.talk()
         event_id = client.delete_item("i9")
         talk.error("item_not_found", event_id)
-        error = client.wait_for("error", 5.0)
+        error = client.wait_for("error", 20.0)
         assert error.command is not None
         assert error.command.to_dict() == {"name": "delete_item", "event_id": event_id, "item_id": "i9"}
         talk.error("other", "evt_unknown")
-        assert client.wait_for("error", 5.0).command is None
+        assert client.wait_for("error", 20.0).command is None
 
 
 def test_only_the_newest_commands_are_remembered() -> None:
@@ -228,7 +228,7 @@ def test_only_the_newest_commands_are_remembered() -> None:
         for number in range(300):
             client.delete_item(f"i{number}")
         talk.error("x", first)
-        assert client.wait_for("error", 5.0).command is None
+        assert client.wait_for("error", 20.0).command is None
         assert len(client._call.posting._commands) == 256
 
 
@@ -239,7 +239,7 @@ def test_pictures_that_were_sent_do_not_stay_in_memory() -> None:
         ids = [client.send_image(bytes(100_000), "image/png", text=f"{number}", respond=False) for number in range(10)]
         for event_id in (ids[0], ids[-1]):
             talk.error("x", event_id)
-        first, last = (client.wait_for("error", 5.0).command for _ in ids[:2])
+        first, last = (client.wait_for("error", 20.0).command for _ in ids[:2])
         assert isinstance(first, SendImage)
         assert isinstance(last, SendImage)
         assert (first.text, len(first.image), last.text, len(last.image)) == ("0", 0, "9", 100_000)
@@ -381,7 +381,7 @@ def test_ask_does_not_take_the_answer_that_runs_already() -> None:
     with service() as peer, peer.client() as client:
         talk = peer.talk()
         talk.created("r0")
-        client.wait_for("response_created", 5.0)
+        client.wait_for("response_created", 20.0)
 
         def serve() -> None:
             talk.expect("conversation.item.create")
@@ -392,8 +392,8 @@ def test_ask_does_not_take_the_answer_that_runs_already() -> None:
 
         server = threading.Thread(target=serve)
         server.start()
-        assert client.ask("New?", 5.0).text == "Answer 1."
-        server.join(5.0)
+        assert client.ask("New?", 20.0).text == "Answer 1."
+        server.join(20.0)
 
 
 def test_an_answer_that_fails_is_an_api_error() -> None:
@@ -462,11 +462,11 @@ def test_an_answer_that_does_not_come_in_time_is_a_timeout() -> None:
             client.ask("One?", timeout=0.1)
         talk.expect("response.create")
         plain(talk, 1)
-        client.wait_for("response_done", 5.0)
+        client.wait_for("response_done", 20.0)
         server = threading.Thread(target=lambda: (talk.expect("response.create"), plain(talk, 2)))
         server.start()
-        assert client.ask("Two?", timeout=5.0).text == "Answer 2."
-        server.join(5.0)
+        assert client.ask("Two?", timeout=20.0).text == "Answer 2."
+        server.join(20.0)
 
 
 def test_a_question_that_was_given_up_does_not_spoil_the_next() -> None:
@@ -480,11 +480,11 @@ def test_a_question_that_was_given_up_does_not_spoil_the_next() -> None:
         assert talk.expect("response.cancel")["response_id"] == "r1"
         talk.transcript("r1", "i1", "Late.")
         talk.done("r1", status="cancelled")
-        client.wait_for("response_done", 5.0)
+        client.wait_for("response_done", 20.0)
         client.send_text("Two?")
         client.send_text("Three?")
         answers = Answers(talk, plain)
-        found = client.ask("Four?", timeout=5.0)
+        found = client.ask("Four?", timeout=20.0)
         assert (found.text, found.response_ids) == ("Answer 3.", ["r3"])
         client.close()
         answers.end()
@@ -495,11 +495,11 @@ def test_a_question_that_is_given_up_while_it_is_held_is_never_asked() -> None:
     with service() as peer, peer.client() as client:
         talk = peer.talk()
         talk.created("r0")
-        client.wait_for("response_created", 5.0)
+        client.wait_for("response_created", 20.0)
         with pytest.raises(RealtimeTimeoutError):
             client.ask("One?", timeout=0.1)
         talk.done("r0")
-        client.wait_for("response_done", 5.0)
+        client.wait_for("response_done", 20.0)
         talk.fence(client)
         assert not [v for v in talk.received if v["type"] in ("response.create", "response.cancel")]
         assert not client._call.is_busy
@@ -524,11 +524,11 @@ def test_a_question_that_is_given_up_takes_its_running_answer_and_its_tools_alon
             )
             server.start()
             with pytest.raises(RealtimeTimeoutError):
-                client.ask("Rain?", timeout=0.5)
-            server.join(5.0)
+                client.ask("Rain?", timeout=2.5)
+            server.join(20.0)
             gate.set()
             talk.expect("conversation.item.create")
-            client.drain(5.0)
+            client.drain(20.0)
             talk.fence(client)
             assert [v["type"] for v in talk.received].count("response.create") == 1
 
@@ -552,7 +552,7 @@ def test_after_the_end_sending_says_why_it_ended() -> None:
     """Meaning, code and reason of the end are in the error of every later command."""
     with service() as peer, peer.client() as client:
         peer.talk().close(1008, "insufficient balance")
-        client.wait(5.0)
+        client.wait(20.0)
         with pytest.raises(NotConnectedError, match=r"send_text cannot be sent: the conversation is over \(\w+, code 1008: insuff"):
             client.send_text("One?")
 
@@ -596,7 +596,7 @@ def test_questions_of_several_threads_come_one_after_the_other() -> None:
         found: dict[int, Any] = {}
 
         def ask(number: int) -> None:
-            found[number] = client.ask(f"Question {number}", timeout=8.0)
+            found[number] = client.ask(f"Question {number}", timeout=20.0)
 
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
         for thread in threads:
@@ -611,7 +611,7 @@ def test_questions_of_several_threads_come_one_after_the_other() -> None:
             talk.transcript(f"r{number}", "i", question)
             talk.done(f"r{number}")
         for thread in threads:
-            thread.join(8.0)
+            thread.join(20.0)
         assert {number: answer.text for number, answer in found.items()} == {n: f"Question {n}" for n in range(4)}
 
 
@@ -631,7 +631,7 @@ def test_threads_keep_their_own_order_on_the_wire() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(8.0)
+            thread.join(20.0)
         talk.fence(client)
         texts = [v["item"]["content"][0]["text"] for v in talk.received if v["type"] == "conversation.item.create"]
         assert len(texts) == len(set(texts)) == 480
@@ -654,9 +654,9 @@ def test_a_service_that_does_not_read_never_blocks_the_program() -> None:
             assert count < 500
         with pytest.raises(RealtimeTimeoutError, match="commands still wait to be sent after 0.05 s"):
             client.drain(0.05)
-        assert longest < 1.0
+        assert longest < 5.0
         talk.resume()
-        client.drain(8.0)
+        client.drain(20.0)
         talk.fence(client)
         assert [v["n"] for v in talk.received if v["type"] == "big"] == list(range(count))
 
@@ -677,7 +677,7 @@ def test_a_full_outbox_tells_the_caller_and_recovers() -> None:
             client.create_response()
         assert not client._call.is_busy
         talk.resume()
-        client.drain(8.0)
+        client.drain(20.0)
         client.create_response()
         talk.expect("response.create")
 
@@ -697,7 +697,7 @@ def test_sound_is_bounded_and_the_oldest_goes_when_that_is_chosen() -> None:
         client.cancel_response()
         talk.resume()
         talk.expect("response.cancel")
-        client.drain(8.0)
+        client.drain(20.0)
         assert client.outbox.waiting == 0
 
 
@@ -724,7 +724,7 @@ def test_requests_are_held_one_after_the_other() -> None:
             assert talk.count("response.create") == number + 1
             talk.created(f"r{number}")
             talk.done(f"r{number}")
-            client.wait_for("response_done", 5.0)
+            client.wait_for("response_done", 20.0)
         talk.fence(client)
         assert talk.count("response.create") == 3
 
@@ -735,7 +735,7 @@ def test_a_raw_frame_that_the_service_sends_between_does_not_disturb() -> None:
         talk = peer.talk()
         talk.raw(frame(9, b"hi"))
         talk.say("ping", timestamp=1)
-        client.wait_for("ping", 5.0)  # the frame before it was read, and its answer goes out before what is said now
+        client.wait_for("ping", 20.0)  # the frame before it was read, and its answer goes out before what is said now
         talk.fence(client)
         assert talk.pongs == [b"hi"]
 
@@ -745,7 +745,7 @@ def test_an_application_ping_is_not_answered_where_there_is_no_word_for_it() -> 
     with service() as peer, peer.client() as client:
         talk = peer.talk()
         talk.say("ping", timestamp=1)
-        client.wait_for("ping", 5.0)
+        client.wait_for("ping", 20.0)
         talk.fence(client)
         assert talk.kinds() == ["session.update", "fence"]
 
@@ -788,16 +788,16 @@ def test_what_the_client_says_by_itself_may_fail_without_a_word_to_the_program(c
         client.create_response()
         talk.expect("response.create")
         talk.created("r1")
-        client.wait_for("response_created", 5.0)
+        client.wait_for("response_created", 20.0)
         client.create_response(instructions="second")
         client.create_response(instructions="third")
         client._call.outbox.pause(client._call.connection)
         client.clear_audio()
         client._call.submit_quietly([TruncateItem(item_id="i1", audio_end_ms=1)])
         talk.done("r1")
-        client.wait_for("response_done", 5.0)
+        client.wait_for("response_done", 20.0)
         talk.say("mark")
-        client.wait_for("unknown", 5.0)
+        client.wait_for("unknown", 20.0)
         assert not client._call.responses.is_busy
     messages = [record.message for record in caplog.records]
     assert sum("a held request for an answer was not sent" in message for message in messages) == 2
@@ -812,7 +812,7 @@ def test_sound_and_results_given_as_objects_go_the_usual_way() -> None:
         talk.created("r1")
         talk.call("r1", "c1", "mine")
         talk.done("r1")
-        client.wait_for("response_done", 5.0)
+        client.wait_for("response_done", 20.0)
         assert client._call.is_busy
         assert client.send_event(SendFunctionResult(call_id="c1", output="x"))
         assert not client._call.is_busy

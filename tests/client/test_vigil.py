@@ -22,8 +22,8 @@ def test_a_peer_that_answers_no_ping_is_given_up(caplog: pytest.LogCaptureFixtur
     """TCP alone is no sign of life: without pong or event the connection is lost, and that is said."""
     with service(silent) as peer, peer.client(ping_interval=0.1, pong_timeout=0.2, reconnect=False) as client:
         started = time.monotonic()
-        closed = client.wait(5.0)
-        assert time.monotonic() - started < 3.0
+        closed = client.wait(20.0)
+        assert time.monotonic() - started < 8.0
         assert (closed.meaning, closed.by) == ("lost", "network")
         assert isinstance(closed.error, ConnectionClosedError)
         assert "no sign of life" in str(closed.error)
@@ -36,24 +36,24 @@ def test_a_lost_peer_is_dialled_again() -> None:
         service(silent, ready) as peer,
         peer.client(ping_interval=0.1, pong_timeout=0.2, reconnect=ReconnectPolicy(base=0.01, cap=0.01)) as client,
     ):
-        trying = client.wait_for(Reconnecting, 5.0)
+        trying = client.wait_for(Reconnecting, 20.0)
         assert "no sign of life" in str(trying.error)
-        client.wait_for(Reconnected, 5.0)
+        client.wait_for(Reconnected, 20.0)
 
 
 def test_a_quiet_peer_that_answers_pings_is_left_alone() -> None:
-    """Five intervals without an event, each answered by a pong: nothing is told."""
-    with service() as peer, peer.client(ping_interval=0.05, pong_timeout=0.5) as client:
+    """Many intervals without an event, each answered by a pong: nothing is told."""
+    with service() as peer, peer.client(ping_interval=0.05, pong_timeout=1.0) as client:
         talk = peer.talk()
         with pytest.raises(TimeoutError):
-            client.wait_for("closed", 0.4)
+            client.wait_for("closed", 1.5)
         assert client.is_connected
         talk.fence(client)
 
 
 def test_a_peer_that_talks_needs_no_pong() -> None:
     """Any byte is a sign of life."""
-    with service(silent) as peer, peer.client(ping_interval=0.05, pong_timeout=0.3) as client:
+    with service(silent) as peer, peer.client(ping_interval=0.05, pong_timeout=1.5) as client:
         talk = peer.talk()
         over = threading.Event()
 
@@ -64,9 +64,9 @@ def test_a_peer_that_talks_needs_no_pong() -> None:
         chatting = threading.Thread(target=chat)
         chatting.start()
         with pytest.raises(TimeoutError):
-            client.wait_for("closed", 0.8)
+            client.wait_for("closed", 2.5)
         over.set()
-        chatting.join(5.0)
+        chatting.join(20.0)
         assert client.is_connected
 
 
@@ -78,8 +78,8 @@ def test_a_blocked_sender_does_not_hide_a_dead_peer() -> None:
         while client.outbox.waiting < 3 and client.is_connected:
             client.send_event({"type": "big", "text": "x" * 200_000})
         started = time.monotonic()
-        assert client.wait(8.0).meaning == "lost"
-        assert time.monotonic() - started < 4.0
+        assert client.wait(20.0).meaning == "lost"
+        assert time.monotonic() - started < 8.0
 
 
 def test_without_an_interval_nobody_is_asked() -> None:
@@ -103,12 +103,12 @@ def test_sound_without_an_answer_is_told_once() -> None:
 
         speaking = threading.Thread(target=speak)
         speaking.start()
-        told = client.wait_for("service_silent", 5.0)
+        told = client.wait_for("service_silent", 20.0)
         assert told.seconds >= 0.3
         with pytest.raises(TimeoutError):
             client.wait_for("service_silent", 0.6)
         over.set()
-        speaking.join(5.0)
+        speaking.join(20.0)
         talk.fence(client)
 
 
@@ -128,10 +128,10 @@ def test_a_conversation_in_which_nobody_speaks_wakes_nobody_between_pings() -> N
         looks.append(threading.current_thread().name)
         return time.monotonic()
 
-    with service() as peer, peer.client(ping_interval=4.0, clock=clock) as client:
+    with service() as peer, peer.client(ping_interval=20.0, clock=clock) as client:
         peer.talk()
         with pytest.raises(TimeoutError):
-            client.wait_for("closed", 0.2)  # the sender puts what it did while the conversation opened behind it
+            client.wait_for("closed", 1.0)  # the sender puts what it did while the conversation opened behind it
         looks.clear()
         with pytest.raises(TimeoutError):
             client.wait_for("closed", 1.5)
@@ -146,8 +146,8 @@ def test_a_dead_peer_is_noticed_soon_once_something_is_sent() -> None:
             client.wait_for("closed", 1.5)
         started = time.monotonic()
         client.send_audio(bytes(960))
-        assert client.wait(9.0).meaning == "lost"
-        assert time.monotonic() - started < 6.0
+        assert client.wait(20.0).meaning == "lost"
+        assert time.monotonic() - started < 8.0
 
 
 @pytest.mark.parametrize("benign", [True, False])
@@ -157,7 +157,7 @@ def test_an_error_after_readiness_ends_nothing(benign: bool) -> None:
         talk = peer.talk()
         event_id = client.update_session(instructions="x")
         talk.error("response_cancel_not_active" if benign else "invalid_value", event_id)
-        client.wait_for("error", 5.0)
+        client.wait_for("error", 20.0)
         talk.fence(client)
         assert client.is_connected
 
@@ -207,5 +207,5 @@ def test_a_peer_that_dies_during_a_slow_handler_is_given_up_behind_it() -> None:
         client.on("unknown", lambda event: passed.wait(1.2))
         started = time.monotonic()
         talk.say("go")
-        assert client.wait(5.0).meaning == "lost"
-        assert 1.2 <= time.monotonic() - started < 4.0
+        assert client.wait(20.0).meaning == "lost"
+        assert 1.2 <= time.monotonic() - started < 8.0

@@ -38,7 +38,7 @@ class Other:
             self.result = error
 
     def end(self) -> Any:
-        self._thread.join(5.0)
+        self._thread.join(20.0)
         assert not self._thread.is_alive()
         return self.result
 
@@ -186,7 +186,7 @@ def test_a_failure_is_raised_once_in_one_waiting_thread() -> None:
         wait(waiting)
     with pytest.raises(RealtimeTimeoutError):
         wait(waiting, timeout=0.01)
-    others = [Other(lambda: wait(waiting, timeout=5.0)) for _ in range(2)]
+    others = [Other(lambda: wait(waiting, timeout=20.0)) for _ in range(2)]
     while len(waiting._waiters) < 2:
         threading.Event().wait(0.001)
     waiting.fail(LookupError("a handler's"))
@@ -288,7 +288,7 @@ def test_many_threads_wait_while_many_events_come() -> None:
         start.wait(5.0)
         found = []
         while len(found) < 100:
-            event = stream.next(5.0)
+            event = stream.next(20.0)
             assert isinstance(event, Ping)
             if event.ping_id is not None and event.ping_id % 8 == name:
                 found.append(event.ping_id)

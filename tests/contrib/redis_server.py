@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import secrets
 import shutil
 import signal
 import socket
@@ -16,10 +18,11 @@ __all__ = ["RedisServer", "free_port"]
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port: int = bound.getsockname()[1]
-        return port
+    """A port that was free a moment ago, below those that the system gives to whoever asks for any."""
+    while True:
+        port = 15_000 + secrets.randbelow(15_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class RedisServer:
@@ -32,7 +35,7 @@ class RedisServer:
         pytest.importorskip("redis", reason="the package redis is not installed")
         self._program, self._folder, self._options = program, folder, options
         self.port = free_port()
-        while "--cluster-enabled" in options and self.port > 55_535:
+        while "--cluster-enabled" in options and self.port > 22_000:
             self.port = free_port()  # a cluster's own line is 10,000 higher
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None

@@ -206,7 +206,7 @@ class Browser:
 @pytest.fixture
 def site(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Site]:
     """The site, with the times that the test wants."""
-    with Site(tmp_path, *getattr(request, "param", (1.0, 0.5))) as running:
+    with Site(tmp_path, *getattr(request, "param", (3.0, 1.0))) as running:
         yield running
 
 
@@ -220,7 +220,7 @@ def begin(site: Site, worker: int | None = None) -> tuple[str, int]:
 
 @pytest.mark.parametrize(
     ("site", "limit"),
-    [pytest.param((1.0, 0.5), 15.0, id="short"), pytest.param((6.0, 3.0), 15.0, id="as usual", marks=pytest.mark.long)],
+    [pytest.param((3.0, 1.0), 15.0, id="short"), pytest.param((6.0, 3.0), 15.0, id="as usual", marks=pytest.mark.long)],
     indirect=["site"],
 )
 def test_two_workers_and_kill_nine(site: Site, limit: float) -> None:
@@ -322,7 +322,9 @@ def test_the_program_of_the_page_runs(tmp_path: pathlib.Path) -> None:
         [sys.executable, "-W", "error::DeprecationWarning", "-c", program],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    # On a busy machine a handler may be slow for once, and the client says so.
+    complaints = [line for line in done.stderr.splitlines() if "held up the conversation" not in line]
+    assert (done.returncode, complaints) == (0, [])
     lines = done.stdout.splitlines()
     assert lines[0].startswith("True {'user': 'anna'}")
     assert lines[1] == "done"

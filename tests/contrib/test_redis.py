@@ -477,7 +477,7 @@ def test_nobody_waits_for_an_old_command(shared: Shared, server: RedisServer) ->
     key = f"qai:{{{shared.owner.conversation_id}}}:commands"
     with redis_package.Redis.from_url(server.url) as raw:
         seconds = raw.time()[0]
-        order = {"id": "old", "command": '{"name": "send_text", "text": "old"}', "waits": "5000"}
+        order = {"id": "old", "command": '{"name": "send_text", "text": "old"}', "waits": "60000"}
         raw.xadd(key, order, id=f"{(seconds - 3600) * 1000}-0")
         raw.xadd(key, {**order, "id": "new"}, id=f"{seconds * 1000}-0")
         assert raw.brpop(f"{key.removesuffix('commands')}outcome:new", timeout=20)
@@ -535,7 +535,10 @@ def test_what_was_begun_and_not_answered_is_unknown(shared: Shared) -> None:
         go_on.wait(WAIT)
 
     shared.client.on("closed", busy)
-    outcome = shared.remote.end(timeout=0.1)
+    for _ in range(50):
+        outcome = shared.remote.end(timeout=0.2)
+        if outcome.state != "refused":  # which it is where a busy machine does not even begin it in so short a time
+            break
     go_on.set()
     assert inside.is_set()
     assert outcome.state == "unknown"
@@ -789,7 +792,9 @@ def test_nothing_of_the_owner_keeps_the_process(server: RedisServer, gateway: Se
             f"url, name = {server.url!r}, {name!r}\nclient = RealtimeClient('k', base_url={gateway.base_url!r})\n{first}\n{second}\n"
         )
         done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
-        assert (done.returncode, done.stderr) == (0, "")
+        # On a busy machine a handler may be slow for once, and the client says so.
+        complaints = [line for line in done.stderr.splitlines() if "held up the conversation" not in line]
+        assert (done.returncode, complaints) == (0, [])
         assert list(conversations.get(name).events())[-1].value["by"] == "client"
 
 

@@ -101,7 +101,7 @@ def test_redis_restarts_empty(server: RedisServer, gateway: Service, caplog: pyt
     assert story.told_all()
     with caplog.at_level(logging.INFO, "qai_realtime_sync"):
         server.stop()
-        assert story.happen(20) < 5
+        assert story.happen(20) < 15
         assert state_becomes(story.owner, "away")
         assert story.client.is_connected
         assert story.owner.waiting >= 20
@@ -111,10 +111,10 @@ def test_redis_restarts_empty(server: RedisServer, gateway: Service, caplog: pyt
             story.remote.interrupt()
         server.start()
         assert state_becomes(story.owner, "shared")
+        story.happen(20)
+        assert story.told_all()  # the owner has logged that it is back before it publishes these
     assert "Redis does not answer" in caplog.text
     assert "Redis is back" in caplog.text
-    story.happen(20)
-    assert story.told_all()
     assert [about.conversation_id for about in story.conversations.list()] == [story.owner.conversation_id]
     assert story.remote.send_text("Hello").state == "done"
     story.talk.expect("conversation.item.create")
@@ -131,8 +131,8 @@ def test_redis_hangs(server: RedisServer, gateway: Service) -> None:
     assert story.told_all()
     server.freeze()
     try:
-        assert story.happen(200) < 5
-        assert max(handler.slowest for handler in story.client.metrics.handlers if "put" in handler.handler) < 0.5
+        assert story.happen(200) < 15  # Redis is given four seconds for each answer
+        assert max(handler.slowest for handler in story.client.metrics.handlers if "put" in handler.handler) < 3
     finally:
         server.thaw()
     assert story.told_all()
@@ -220,7 +220,7 @@ def test_redis_is_emptied_without_going_away(server: RedisServer, gateway: Servi
 
 def test_a_sender_waits_out_a_lost_connection(server: RedisServer, gateway: Service) -> None:
     """A connection to Redis that breaks while a command is done costs the sender nothing: it learns the outcome."""
-    story = Story(server, gateway, ttl=2.0)
+    story = Story(server, gateway, ttl=6.0)
     inside, go_on = threading.Event(), threading.Event()
     story.client.on("closed", lambda event: (inside.set(), go_on.wait(WAIT)))
     outcomes: list[Any] = []
@@ -243,7 +243,7 @@ def test_a_sender_does_not_deny_what_redis_forgot(server: RedisServer, gateway: 
     done = story.client.interrupt
     story.client.interrupt = lambda: (inside.set(), go_on.wait(WAIT), done())[2]  # type: ignore[method-assign]
     outcomes: list[Any] = []
-    sender = threading.Thread(target=lambda: outcomes.append(story.remote.interrupt(timeout=3.0)))
+    sender = threading.Thread(target=lambda: outcomes.append(story.remote.interrupt(timeout=6.0)))
     sender.start()
     assert inside.wait(WAIT)
     server.stop()
@@ -261,7 +261,7 @@ def test_a_command_is_unknown_if_redis_goes_away_meanwhile(server: RedisServer, 
     inside, go_on = threading.Event(), threading.Event()
     story.client.on("closed", lambda event: (inside.set(), go_on.wait(WAIT)))
     outcomes: list[Any] = []
-    sender = threading.Thread(target=lambda: outcomes.append(story.remote.end(timeout=1.0)))
+    sender = threading.Thread(target=lambda: outcomes.append(story.remote.end(timeout=4.0)))
     sender.start()
     assert inside.wait(WAIT)
     server.stop()

@@ -82,7 +82,7 @@ def test_the_conversation_of_a_dead_owner_is_ended_and_billed(
     redis: str, gateway: RealtimeServer, rest: RestClient, conversations: Conversations
 ) -> None:
     """After kill -9 the session is ended once, with the time it took, and watchers are told why it is over."""
-    with OwnerProcess(redis, gateway.url) as owner:
+    with OwnerProcess(redis, gateway.url, ttl=3.0) as owner:
         remote = conversations.get(owner.conversation_id)
         assert remote.send_text("Hello").state == "done"
         watching = remote.events()
@@ -123,7 +123,7 @@ def test_a_session_is_known_while_its_line_is_opened(redis: str) -> None:
             connecting = threading.Thread(target=connect)
             connecting.start()
             try:
-                remote, deadline = conversations.get(owner.conversation_id), time.monotonic() + 5
+                remote, deadline = conversations.get(owner.conversation_id), time.monotonic() + WAIT
                 while not remote.about().session_id:
                     assert time.monotonic() < deadline, "the session is not known yet"
                     threading.Event().wait(0.01)
@@ -212,7 +212,7 @@ def test_a_cleaner_can_be_started_after_a_fork(redis: str, gateway: RealtimeServ
 
 def test_a_living_owner_is_left_alone(redis: str, gateway: RealtimeServer, rest: RestClient, conversations: Conversations) -> None:
     """As long as the owner gives signs of life no cleaner touches its conversation."""
-    with OwnerProcess(redis, gateway.url) as owner:
+    with OwnerProcess(redis, gateway.url, ttl=5.0) as owner:
         for _ in range(4):
             assert clean(redis, rest, grace=GRACE) == []
         assert [about.conversation_id for about in conversations.list()] == [owner.conversation_id]
@@ -221,7 +221,7 @@ def test_a_living_owner_is_left_alone(redis: str, gateway: RealtimeServer, rest:
 
 def test_an_owner_that_comes_back_in_time_keeps_it(redis: str, gateway: RealtimeServer, rest: RestClient) -> None:
     """An owner that was missed for less than the grace goes on as if nothing had been."""
-    with OwnerProcess(redis, gateway.url) as owner:
+    with OwnerProcess(redis, gateway.url, ttl=3.0) as owner:
         owner.signal(signal.SIGSTOP)
         cleaner = Cleaner(redis, rest, grace=WAIT)
         assert waited(lambda: cleaner.look() == ([], 1)), "the owner's key did not expire"
@@ -363,7 +363,7 @@ def test_a_cleaner_that_dies_at_it_is_replaced(redis: str, gateway: RealtimeServ
         keys, store = Keys(owner.conversation_id), Store(redis)
 
         def claimed() -> bool:
-            return bool(store.run(scripts.CLAIM, (keys.owner, keys.about), "a cleaner that dies", 1, 300)[0] == "claimed")
+            return bool(store.run(scripts.CLAIM, (keys.owner, keys.about), "a cleaner that dies", 1, 5000)[0] == "claimed")
 
         assert waited(claimed)
         assert clean(redis, rest, grace=0.0) == []  # the claim holds

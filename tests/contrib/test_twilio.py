@@ -101,7 +101,7 @@ def test_a_question_gets_an_answer(server: RealtimeServer) -> None:
         client = clients.newest()
         client.on_audio_delta(lambda event: deltas.append(time.monotonic()))
         answer = caller.wait_for_sound(0.5, after=caller.wait_until_said())
-        assert answer.arrived - deltas[0] < 1.5  # 0.3 is promised to a machine that has nothing else to do
+        assert answer.arrived - deltas[0] < 3.0  # 0.3 is promised to a machine that has nothing else to do
         client.wait_for("playback_stopped", PATIENCE)
         caller.hang_up()
         end = phone.ended()
@@ -154,7 +154,7 @@ def test_barge_in_clears_and_cuts_at_what_was_heard(server: RealtimeServer, mark
     assert stopped.reason == "barge_in"
     assert story["truncated_ms"] == truncated.audio_end_ms == stopped.heard_ms
     # A fifth of it is promised to a machine that has nothing else to do.
-    assert stopped.heard_ms == pytest.approx(heard_ms, abs=500)
+    assert stopped.heard_ms == pytest.approx(heard_ms, abs=1500)
     assert caller.problems == []
 
 
@@ -172,9 +172,9 @@ def test_nothing_of_a_cleared_answer_is_heard(server: RealtimeServer) -> None:
     with line.changed:
         assert line.sent[-1]["event"] == "clear"
     client.wait_for("response_done", PATIENCE)
+    before = len(line.wait_for("media"))
     client.send_text("A short one")
     client.wait_for("response_done", PATIENCE)
-    before = len(line.wait_for("media"))
     line.wait_for("media", before + 1)
     line.says({"event": "stop", "stop": {}})
     on_line.ended()
@@ -218,7 +218,7 @@ def test_keys_go_to_the_handler_and_numbers_to_the_model(
     server: RealtimeServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each key is told at once, a handler that raises ends nothing, and the keys of one number are one message."""
-    monkeypatch.setattr(twilio_call, "_BETWEEN_DIGITS", 0.5)
+    monkeypatch.setattr(twilio_call, "_BETWEEN_DIGITS", 2.0)
     pressed: list[str] = []
     told = threading.Event()
 
@@ -290,7 +290,7 @@ def test_a_burst_is_not_lost(server: RealtimeServer) -> None:
 )
 def test_however_a_call_ends_it_is_billed_once(how: str, reason: str) -> None:
     """Hanging up, a lost socket, a client that is closed and a service that goes away: the session is settled exactly once."""
-    with RealtimeServer(light=True, key=KEY, session_cap=1.0 if how == "service" else None) as server:
+    with RealtimeServer(light=True, key=KEY, session_cap=3.0 if how == "service" else None) as server:
         clients = Clients(server, mint=True, provider="xai", reconnect=False)
         with exchange(clients) as phone, FakeCaller(phone.url) as caller:
             client = clients.newest()
@@ -338,8 +338,8 @@ def test_last_words_are_bounded(server: RealtimeServer, monkeypatch: pytest.Monk
                 closed = time.monotonic()
                 assert phone.ended().reason == "closed"
                 caller.wait_for_end()
-                assert time.monotonic() - closed < 3.0
-                assert caller.heard_seconds < 3.0
+                assert time.monotonic() - closed < 6.0
+                assert caller.heard_seconds < 6.0
 
 
 def test_a_client_that_is_closed_while_it_connects(server: RealtimeServer) -> None:
@@ -551,27 +551,27 @@ def test_a_socket_that_blocks_ends_the_call(server: RealtimeServer, closing_help
                 assert free.wait(PATIENCE)
 
     clients, line = Clients(server), Blocked(block)
-    on_line = OnLine(line, clients, patience=1.0)
+    on_line = OnLine(line, clients, patience=3.0)
     line.starts()
-    client = clients.newest()
+    stop = threading.Event()
+    talking = threading.Thread(target=talk, args=(line, stop))
+    talking.start()
     try:
+        client = clients.newest()
         client.send_text("A short one")
-        stop = threading.Event()
-        talking = threading.Thread(target=talk, args=(line, stop))
-        talking.start()
         end = on_line.ended()
-        stop.set()
-        talking.join()
         assert end.reason == "stalled"
         assert client.state == "closed"
     finally:
+        stop.set()
+        talking.join()
         free.set()
 
 
 def test_a_telephone_that_does_not_read_ends_the_call(server: RealtimeServer) -> None:
     """The same over a real socket whose buffers are full, so that the other direction stops as well: the thread that sends is woken."""
     clients = Clients(server)
-    with exchange(clients, send_buffer=4096, ahead=60.0, patience=1.5) as phone:
+    with exchange(clients, send_buffer=4096, ahead=60.0, patience=3.0) as phone:
         connection = transport.connect(phone.url, proxy=False)
         try:
             connection._stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import select
 import socket
 import subprocess
@@ -115,8 +116,10 @@ def python_path() -> str:
 
 def free_port() -> int:
     """A port that nobody listens on just now, for a program that cannot choose one itself."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+    while True:
+        port = 15_000 + secrets.randbelow(15_000)  # below those that the system gives to whoever asks for any
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Program:

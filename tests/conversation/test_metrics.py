@@ -88,7 +88,9 @@ def test_a_clients_numbers_are_those_of_its_conversation() -> None:
         talk.audio("r1", "i1", silence(0.5, AudioFormat()))
         talk.transcript("r1", "i1", "Hi")
         talk.done("r1", usage={"input_tokens": 11, "output_tokens": 7, "output_token_details": {"audio_tokens": 5}})
-        assert heard.wait(5)
+        assert heard.wait(20)
+        talk.say("the.handler.has.returned")
+        client.wait_for("unknown", 20.0)
         client.drain()
         metrics = client.metrics
     assert metrics.audio_up == pytest.approx(1.0)

@@ -197,7 +197,7 @@ def test_handlers_may_send_and_fail(tmp_path: pathlib.Path) -> None:
 
     client.on(SpeechStarted, handler)
     client.replay(tmp_path)
-    thread.join(5)
+    thread.join(20)
     assert isinstance(waited[0], Closed)
     assert [event.event_name for event in events] == ["speech_started", "handler_failed", "transcript_done", "closed"]
     assert [turn.user for turn in client.conversation] == ["x"], "what the handler sent is no part of the recording"

@@ -485,13 +485,13 @@ class Pool:
 
     def wait(self, count: int) -> list[tuple[str, str, bool]]:
         with self._came:
-            assert self._came.wait_for(lambda: len(self.answers) >= count, 5.0), self.answers
+            assert self._came.wait_for(lambda: len(self.answers) >= count, 20.0), self.answers
             return self.answers
 
     def end(self) -> None:
         self.pool.stop()
         for thread in self.pool.threads:
-            thread.join(5.0)
+            thread.join(20.0)
 
 
 @attrs.define
@@ -591,8 +591,8 @@ def test_a_result_without_a_text_form_is_a_failure(pool: Pool) -> None:
 def test_a_tool_that_is_too_slow_is_answered_for(pool: Pool) -> None:
     """At its time limit the call is answered by an error; its own result comes second, and is the bookkeeping's to drop."""
     started, leave = threading.Event(), threading.Event()
-    pool.run("a", lambda: (started.set(), leave.wait(5.0))[1], timeout=0.5)
-    assert started.wait(5.0)
+    pool.run("a", lambda: (started.set(), leave.wait(20.0))[1], timeout=0.5)
+    assert started.wait(20.0)
     waiting, running = pool.timers
     assert waiting.cancelled
     assert running.seconds == 0.5
@@ -606,12 +606,12 @@ def test_four_tools_run_at_once_and_the_fifth_waits(pool: Pool) -> None:
     """The pool has four threads, started when needed, and uses them again."""
     gate = threading.Barrier(5)
     for number in range(4):
-        pool.run(f"c{number}", lambda: gate.wait(5.0))
+        pool.run(f"c{number}", lambda: gate.wait(20.0))
     fifth = threading.Event()
     pool.run("c4", fifth.set)
     assert not fifth.is_set()
-    gate.wait(5.0)
-    assert fifth.wait(5.0)
+    gate.wait(20.0)
+    assert fifth.wait(20.0)
     pool.wait(5)
     assert len(pool.pool.threads) == 4
     pool.run("c5", lambda: "again")
@@ -765,8 +765,8 @@ def test_after_stop_nothing_is_run(pool: Pool) -> None:
     """What waits is not run, what runs ends by itself, and its thread with it."""
     gate, started = threading.Event(), threading.Event()
     small = Pool(size=1)
-    small.run("a", lambda: (started.set(), gate.wait(5.0))[1])
-    assert started.wait(5.0)
+    small.run("a", lambda: (started.set(), gate.wait(20.0))[1])
+    assert started.wait(20.0)
     small.run("b", lambda: "never")
     small.pool.stop()
     gate.set()
@@ -787,10 +787,10 @@ def test_a_timer_that_cannot_be_cancelled_is_left_alone() -> None:
         wanted=lambda _: True,
     )
     pool.run(call("a"), Tool(name="look", function=lambda: "ok"))
-    assert done_with.wait(5.0)
+    assert done_with.wait(20.0)
     pool.stop()
     for thread in pool.threads:
-        thread.join(5.0)
+        thread.join(20.0)
 
 
 def test_an_answer_that_ends_with_its_connection_is_not_followed_by_another() -> None:

@@ -13,11 +13,11 @@ from tests.faults.proxy import FaultProxy
 
 __all__ = ["AT_ONCE", "FAST", "LATE", "PATIENCE", "Scene", "Seen", "ours"]
 
-PATIENCE = 10.0
+PATIENCE = 20.0
 # What comes at once, without a timer of ours: seconds that a busy computer gets, far below the ping of 10 s or a connect's 10 s.
 AT_ONCE = 4.0
-LATE = 2.0  # seconds that a busy computer may add to a timer
-FAST = ReconnectPolicy(attempts=40, seconds=8.0, base=0.02, cap=0.1)
+LATE = 4.0  # seconds that a busy computer may add to a timer
+FAST = ReconnectPolicy(attempts=400, seconds=PATIENCE, base=0.02, cap=0.1)
 FINAL_STATES = ("closed", "failed")
 
 

@@ -23,7 +23,7 @@ from qai_realtime_sync import (
     Unknown,
 )
 from tests.faults.bad_server import NEVER_READY, NONSENSE, VIOLATIONS, redirects, text, then
-from tests.faults.scene import AT_ONCE, FAST, LATE, Seen, ours
+from tests.faults.scene import AT_ONCE, FAST, LATE, PATIENCE, Seen, ours
 from tests.servers import Service, Talk, ready, refuse, service
 from tests.transport.peer import close_frame, frame
 
@@ -38,14 +38,14 @@ def test_never_ready(name: str) -> None:
         seen = Seen(client)
         began = time.monotonic()
         with pytest.raises(RealtimeError) as caught:
-            client.connect(timeout=0.4 if times_out else 10.0)
+            client.connect(timeout=1.5 if times_out else 10.0)
         took = time.monotonic() - began
         assert not ours()
         assert type(caught.value) is getattr(qai_realtime_sync, expected.error), caught.value
         if expected.code is not None:
             assert caught.value.code == expected.code, caught.value
         assert expected.words in str(caught.value)
-        assert took < (0.4 + LATE if times_out else AT_ONCE), f"it took {took:.2f} s"
+        assert took < (1.5 + LATE if times_out else AT_ONCE), f"it took {took:.2f} s"
         seen.check_life()
         assert client.state == "failed"
         assert not seen.of(Reconnecting), "a first connect that fails is not tried again behind the program's back"
@@ -67,7 +67,7 @@ def test_violation(name: str) -> None:
         assert end.code == code
         assert not end.clean
         assert end.meaning == "bad_request"
-        talk.over.wait(5.0)
+        assert talk.over.wait(PATIENCE)
         assert talk.closed_with is not None and talk.closed_with[0] == code  # noqa: PT018
         client.close()
         seen.check_life()
@@ -258,7 +258,7 @@ def test_no_answer_to_close() -> None:
         bad.talk().answers_close = False
         began = time.monotonic()
         client.close()
-        assert time.monotonic() - began < 0.6 + LATE
+        assert time.monotonic() - began < 2.6  # unasked it would take three seconds
         end = seen.check_life()
         assert (end.by, end.clean, end.code) == ("client", False, 1000)
 
@@ -287,23 +287,23 @@ def test_talks_on_after_our_close() -> None:
         took = time.monotonic() - began
         stop.set()
         talker.join()
-        assert took < 1.0 + LATE
+        assert took < 3.0
         seen.check_life()
 
 
 def test_no_pongs_but_events() -> None:
     """A service that never answers a ping but goes on talking is alive: any byte is a sign of life."""
     with service() as bad:
-        client = bad.client(ping_interval=0.05, pong_timeout=0.2)
+        client = bad.client(ping_interval=0.05, pong_timeout=1.5)
         seen = Seen(client)
         client.connect()
         talk = bad.talk()
         talk.answers_pings = False
         tick = threading.Event()
-        for number in range(40):
+        for number in range(120):
             talk.transcript("r", str(number), "w")
             tick.wait(0.02)
-        seen.until(TranscriptDone, 40)
+        seen.until(TranscriptDone, 120)
         assert not seen.of(Reconnecting)
         client.close()
 
@@ -393,7 +393,7 @@ def test_data_after_the_close_frame() -> None:
 def test_one_dead_tenant_does_not_hold_up_another() -> None:
     """Twenty clients whose service is a black hole do not slow down one whose service lives."""
     with service(lambda talk: talk.peer.wait_for_end()) as dead, service() as living:
-        clients = [dead.client(connect_timeout=5.0) for _ in range(20)]
+        clients = [dead.client(connect_timeout=PATIENCE) for _ in range(20)]
         threads = [threading.Thread(target=_expect_error, args=(client,)) for client in clients]
         for thread in threads:
             thread.start()

@@ -68,7 +68,7 @@ def _wear(tls: bool, count: int) -> None:
         _cycles(server, context, count)
         gc.collect()
         never = threading.Event()
-        for _ in range(200):  # what was aborted ends a moment later
+        for _ in range(1000):  # what was aborted ends a moment later
             if len(ours()) <= threads and _descriptors() <= descriptors:
                 break
             never.wait(0.02)

@@ -40,10 +40,10 @@ from tests.faults.proxy import (
     swap,
     throttle,
 )
-from tests.faults.scene import AT_ONCE, FAST, LATE, Scene
+from tests.faults.scene import AT_ONCE, FAST, LATE, PATIENCE, Scene
 
-QUICK = {"ping_interval": 0.2, "pong_timeout": 0.2}
-NOTICED = 0.2 + 0.2 + LATE  # interval, pong, and what a busy computer adds
+QUICK = {"ping_interval": 0.2, "pong_timeout": 1.0}  # so long a service on a busy computer may take to answer
+NOTICED = 0.2 + 1.0 + LATE  # interval, pong, and what a busy computer adds
 
 
 # -- nobody may notice -------------------------------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def test_close_into_a_black_hole(scene: Scene, busy: bool) -> None:
             client.send_audio(bytes(48_000))
     began = time.monotonic()
     client.close()
-    assert time.monotonic() - began < 1.0 + LATE
+    assert time.monotonic() - began < 3.0  # as long as it would take without a bound of its own
     end = seen.until(Closed)
     assert end.by == "client"
     assert not end.clean
@@ -386,7 +386,7 @@ def test_abort_in_a_black_hole(scene: Scene, busy: bool) -> None:
     waiter.start()
     began = time.monotonic()
     client.abort()
-    assert woken.wait(5.0)
+    assert woken.wait(PATIENCE)
     assert time.monotonic() - began < LATE  # the promise is 100 ms; measured alone it is 1 to 5
     waiter.join()
     seen.until(Closed)

@@ -132,11 +132,11 @@ def test_nothing_after_the_close_frame() -> None:
             thread.start()
         while min(accepted) < 50:
             talk.over.wait(0.001)
-        client.close(timeout=1.0)
+        client.close(timeout=3.0)
         stop.set()
         for thread in threads:
             thread.join()
-        talk.over.wait(5.0)
+        assert talk.over.wait(20.0)
         assert talk.closed_with == (1000, "")
         for number in range(4):
             heard = [v["number"] for v in talk.received if v["type"] == "piece" and v["thread"] == number]

@@ -98,14 +98,14 @@ def test_any_key_by_default(xai: RealtimeServer, dial: Dial) -> None:
 def test_client_secrets_open_a_connection(locked: RealtimeServer, dial: Dial) -> None:
     """A minted secret opens a connection, several times; minting needs the real key."""
     url = locked.url + "/v1/realtime/client_secrets"
-    assert requests.post(url, json={}, timeout=5).status_code == 401
-    answer = requests.post(url, json={"expires_after": {"seconds": 60}}, headers={"Authorization": "Bearer qai_right"}, timeout=5)
+    assert requests.post(url, json={}, timeout=20).status_code == 401
+    answer = requests.post(url, json={"expires_after": {"seconds": 60}}, headers={"Authorization": "Bearer qai_right"}, timeout=20)
     assert answer.status_code == 200
     secret = answer.json()
     assert abs(secret["expires_at"] - time.time() - 60) < 5
     for _ in range(2):
         assert dial(locked, header=[f"Authorization: Bearer {secret['value']}"]).receive()["type"] == "session.created"
-    again = requests.post(url, json={}, headers={"Authorization": f"Bearer {secret['value']}"}, timeout=5)
+    again = requests.post(url, json={}, headers={"Authorization": f"Bearer {secret['value']}"}, timeout=20)
     assert again.status_code == 401
 
 
@@ -122,21 +122,21 @@ def test_a_billed_session_from_mint_to_end(locked: RealtimeServer, dial: Dial) -
     """A session is minted, connected to, refreshed and ended once, in whole seconds; the journal shows it."""
     headers = {"X-API-Key": "qai_right"}
     base = locked.url + "/qai/v1/realtime"
-    minted = requests.post(base + "/session", json={"voice": "Eve"}, headers=headers, timeout=5)
+    minted = requests.post(base + "/session", json={"voice": "Eve"}, headers=headers, timeout=20)
     assert minted.headers["X-QAI-Request-Id"]
     session = minted.json()
     assert session["url"].startswith("ws://127.0.0.1:")
     assert session["expires_in"] == 300
     with Caller(session["url"], header=[f"Authorization: Bearer {session['ephemeral_token']}"]) as caller:
         assert caller.receive()["type"] == "session.created"
-    refreshed = requests.post(base + "/refresh", json={"session_id": session["session_id"]}, headers=headers, timeout=5).json()
+    refreshed = requests.post(base + "/refresh", json={"session_id": session["session_id"]}, headers=headers, timeout=20).json()
     assert refreshed["ephemeral_token"] != session["ephemeral_token"]
     end = {"session_id": session["session_id"], "duration_seconds": 12.5}
-    assert requests.post(base + "/end", json=end, headers=headers, timeout=5).status_code == 400
+    assert requests.post(base + "/end", json=end, headers=headers, timeout=20).status_code == 400
     end["duration_seconds"] = 13
-    assert requests.post(base + "/end", json=end, headers=headers, timeout=5).json() == {"status": "ended"}
-    assert requests.post(base + "/end", json=end, headers=headers, timeout=5).status_code == 404
-    told = requests.get(locked.url + "/journal", headers=headers, timeout=5).json()["sessions"][0]
+    assert requests.post(base + "/end", json=end, headers=headers, timeout=20).json() == {"status": "ended"}
+    assert requests.post(base + "/end", json=end, headers=headers, timeout=20).status_code == 404
+    told = requests.get(locked.url + "/journal", headers=headers, timeout=20).json()["sessions"][0]
     assert (told["duration_seconds"], told["refreshed"], told["ended"]) == (13, 1, 2)  # twice asked, the first counted
 
 
@@ -153,14 +153,14 @@ def test_a_billed_session_from_mint_to_end(locked: RealtimeServer, dial: Dial) -
 )
 def test_what_rest_refuses(xai: RealtimeServer, method: str, path: str, body: str | None, status: int) -> None:
     """Every refusal is JSON in the gateway's nested envelope."""
-    answer = requests.request(method, xai.url + path, data=body, timeout=5)
+    answer = requests.request(method, xai.url + path, data=body, timeout=20)
     assert answer.status_code == status
     assert answer.json()["error"]["code"]
 
 
 def test_the_status_page_says_how_it_hears(xai: RealtimeServer) -> None:
     """GET / names the mode and the address in plain text."""
-    text = requests.get(xai.url + "/", timeout=5).text
+    text = requests.get(xai.url + "/", timeout=20).text
     assert "light" in text
     assert xai.ws_url in text
 
@@ -174,7 +174,7 @@ def test_a_client_of_yet_another_maker(xai: RealtimeServer) -> None:
     try:
         # It looks at what came along with the handshake only when more comes.
         client.send(json.dumps({"type": "session.update", "session": {}}))
-        assert json.loads(client.receive(timeout=5))["type"] == "session.created"
+        assert json.loads(client.receive(timeout=20))["type"] == "session.created"
     finally:
         client.close()
         client.thread.join(5)
@@ -214,7 +214,7 @@ def test_ping_is_answered_while_an_answer_is_sent(dial: Dial) -> None:
 
 def test_compression_is_not_negotiated(xai: RealtimeServer) -> None:
     """A client's offer of permessage-deflate is left alone."""
-    with socket.create_connection(("127.0.0.1", xai.port), timeout=5) as plain:
+    with socket.create_connection(("127.0.0.1", xai.port), timeout=20) as plain:
         plain.sendall((UPGRADE + "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n").encode())
         head = plain.recv(4096).split(b"\r\n\r\n")[0]
     assert b" 101 " in head
@@ -224,7 +224,7 @@ def test_compression_is_not_negotiated(xai: RealtimeServer) -> None:
 @pytest.mark.parametrize("bad", [UPGRADE.replace("Version: 13", "Version: 8"), UPGRADE.replace("Connection: Upgrade\r\n", "")])
 def test_a_broken_upgrade_is_a_400(xai: RealtimeServer, bad: str) -> None:
     """What only looks like an upgrade is refused, and the server goes on."""
-    with socket.create_connection(("127.0.0.1", xai.port), timeout=5) as plain:
+    with socket.create_connection(("127.0.0.1", xai.port), timeout=20) as plain:
         plain.sendall((bad + "\r\n").encode())
         assert b" 400 " in plain.recv(4096)
 
@@ -232,13 +232,13 @@ def test_a_broken_upgrade_is_a_400(xai: RealtimeServer, bad: str) -> None:
 def test_garbage_and_lost_connections_hurt_nobody(xai: RealtimeServer, dial: Dial) -> None:
     """Bytes that are no HTTP, frames that are no WebSocket, and a reset leave a running call alone."""
     caller = dial(xai)
-    with socket.create_connection(("127.0.0.1", xai.port), timeout=5) as plain:
+    with socket.create_connection(("127.0.0.1", xai.port), timeout=20) as plain:
         plain.sendall(b"\x16\x03\x01\x00\xff" * 100)
-    with socket.create_connection(("127.0.0.1", xai.port), timeout=5) as plain:
+    with socket.create_connection(("127.0.0.1", xai.port), timeout=20) as plain:
         plain.sendall((UPGRADE + "\r\n").encode())
         plain.recv(65536)
         plain.sendall(b"\xff" * 1000)
-    with socket.create_connection(("127.0.0.1", xai.port), timeout=5) as plain:
+    with socket.create_connection(("127.0.0.1", xai.port), timeout=20) as plain:
         plain.sendall((UPGRADE + "\r\n").encode())
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
     assert caller.ask("Hello")[-1]["response"]["status"] == "completed"
@@ -314,7 +314,7 @@ def test_a_client_that_does_not_read_holds_up_nobody(dial: Dial) -> None:
         assert dial(server).ask("Hello")[-1]["response"]["status"] == "completed"
         began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < 4.0  # promised: 3 s
+        assert time.monotonic() - began < 5.0  # promised: 3 s
 
 
 # -- what the server remembers -----------------------------------------------------------------------------------------------
@@ -348,10 +348,10 @@ def test_conversations_are_remembered_after_their_end(xai: RealtimeServer, dial:
     caller.ask("Hello")
     assert xai.conversations[0]["closed"] is False
     caller.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not xai.conversations[0]["closed"] and time.monotonic() < deadline:
         threading.Event().wait(0.01)
-    shown = requests.get(xai.url + "/journal", timeout=5).json()["conversations"][0]
+    shown = requests.get(xai.url + "/journal", timeout=20).json()["conversations"][0]
     assert shown == xai.conversations[0]
     assert [(item["role"], item["text"]) for item in shown["items"]] == [
         ("user", "Hello"),
@@ -379,7 +379,7 @@ def test_stop_says_goodbye_and_leaves_no_thread(dial: Dial) -> None:
     for caller in callers:
         caller.close()
     stopper.join(5)
-    assert time.monotonic() - began < 4.0  # promised: 3 s
+    assert time.monotonic() - began < 5.0  # promised: 3 s
     assert set(offline_threads()) <= before
     server.stop()
     with pytest.raises(OSError, match="refused"):
@@ -390,13 +390,13 @@ def test_stop_with_clients_that_never_answer() -> None:
     """Sockets that said nothing, half a request, or ignore the close frame are cut; stop() takes less than 3 s."""
     server = RealtimeServer(light=True).start()
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5)) for _ in range(3)]
+        sockets = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20)) for _ in range(3)]
         sockets[1].sendall(b"GET / HT")
         sockets[2].sendall((UPGRADE + "\r\n").encode())
         assert b"101" in sockets[2].recv(65536)
         began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < 4.0  # promised: 3 s
+        assert time.monotonic() - began < 5.0  # promised: 3 s
     assert offline_threads() == []
 
 
@@ -465,7 +465,7 @@ def test_tls_with_ones_own_certificate(certificate: tuple[pathlib.Path, pathlib.
     """wss and https work on one port, with sound in both directions at once and frames larger than a TLS record."""
     with RealtimeServer(light=True, pace=50, tls=certificate) as server:
         assert server.ws_url.startswith("wss://")
-        assert requests.get(server.url + "/", verify=str(certificate[0]), timeout=5).status_code == 200
+        assert requests.get(server.url + "/", verify=str(certificate[0]), timeout=20).status_code == 200
         with Caller(server.ws_url, sslopt={"ca_certs": str(certificate[0])}) as caller:
             caller.configure(turn_detection=None)
             caller.write("Tell me a long story")
@@ -483,8 +483,8 @@ def test_tls_with_ones_own_certificate(certificate: tuple[pathlib.Path, pathlib.
 def test_a_plain_client_at_a_tls_port_hurts_nobody(certificate: tuple[pathlib.Path, pathlib.Path]) -> None:
     """A client without TLS, and one that says nothing, leave the others alone."""
     with RealtimeServer(light=True, tls=certificate) as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as quiet:
-            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as plain:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as quiet:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain:
                 plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 with contextlib.suppress(OSError):
                     plain.recv(1000)
@@ -525,7 +525,7 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]
     )
     assert started.stdout is not None
     assert started.stderr is not None
-    watch = threading.Timer(20, started.kill)
+    watch = threading.Timer(60, started.kill)
     watch.start()
     try:
         lines: list[str] = []
@@ -565,7 +565,7 @@ def test_a_process_with_wrong_options_says_so_in_a_line() -> None:
         for arguments in (["--port", str(taken.getsockname()[1])], ["--tls-cert", "x.pem"]):
             with process("--light", *arguments) as (started, lines):
                 assert lines == []
-                assert started.wait(5) == 2
+                assert started.wait(20) == 2
                 assert started.stderr is not None
                 assert started.stderr.read().startswith("error: ")
 

@@ -28,7 +28,7 @@ __all__ = ["DIALECT_NAMES", "PATIENCE", "Room", "Stage", "Wire", "speech", "stag
 
 DIALECT_NAMES = sorted(DIALECTS)
 PATIENCE = 15.0
-AT_ONCE = ReconnectPolicy(attempts=40, seconds=PATIENCE, base=0.02, cap=0.1)
+AT_ONCE = ReconnectPolicy(attempts=400, seconds=PATIENCE, base=0.02, cap=0.1)
 _AUDIO = AudioFormat()
 
 

@@ -151,7 +151,7 @@ def test_a_wrong_key_is_refused_with_a_request_id(serve: Callable[..., RealtimeS
 def test_a_wrong_body_is_a_400_in_the_gateways_envelope(serve: Callable[..., RealtimeServer], path: str, body: str) -> None:
     """Code, type and message under `error`, and a request id beside it."""
     server = serve()
-    answer = requests.post(f"{server.url}/qai/v1/realtime/{path}", data=body, headers={"X-API-Key": KEY}, timeout=5)
+    answer = requests.post(f"{server.url}/qai/v1/realtime/{path}", data=body, headers={"X-API-Key": KEY}, timeout=20)
     assert answer.status_code == 400
     assert answer.headers["X-QAI-Request-Id"].startswith("req")
     error = answer.json()["error"]
@@ -162,7 +162,7 @@ def test_a_wrong_body_is_a_400_in_the_gateways_envelope(serve: Callable[..., Rea
 @pytest.mark.parametrize("path", ["/", "/ledger", "/nowhere", "/qai/v1/realtime", "/v1/realtime"])
 def test_every_answer_has_a_request_id(serve: Callable[..., RealtimeServer], path: str) -> None:
     """Whatever was asked, and whoever asked."""
-    answer = requests.get(serve().url + path, timeout=5)
+    answer = requests.get(serve().url + path, timeout=20)
     assert answer.headers["X-QAI-Request-Id"].startswith("req")
 
 
@@ -214,10 +214,10 @@ def test_too_many_sessions_are_a_429_with_retry_after(serve: Callable[..., Realt
 
 def test_an_expired_token_is_refused_at_the_upgrade(serve: Callable[..., RealtimeServer]) -> None:
     """401 EPHEMERAL_EXPIRED; a refresh gives one that is good."""
-    server = serve(token_life=0.2)
+    server = serve(token_life=2.0)
     rest = rest_of(server)
     session = rest.create_session()
-    threading.Event().wait(0.25)
+    threading.Event().wait(2.1)
     with pytest.raises(ApiError) as caught:
         RealtimeClient.direct(session.ws_url, session.ephemeral_token, dialect="xai").connect()
     assert (caught.value.status_code, caught.value.code) == (401, "EPHEMERAL_EXPIRED")
@@ -239,8 +239,8 @@ def test_the_ledger_is_read_over_http_too(serve: Callable[..., RealtimeServer]) 
     """Another process sees what a test in this one sees; the key is wanted."""
     server = serve(balance_ticks=MINUTE)
     minting(server).connect().close()
-    assert requests.get(server.url + "/ledger", timeout=5).status_code == 401
-    told = requests.get(server.url + "/ledger", headers={"X-API-Key": KEY}, timeout=5).json()
+    assert requests.get(server.url + "/ledger", timeout=20).status_code == 401
+    told = requests.get(server.url + "/ledger", headers={"X-API-Key": KEY}, timeout=20).json()
     assert told["sessions"] == server.ledger.sessions()
     assert told["balance_ticks"] == 0
     (session,) = told["sessions"]
@@ -280,15 +280,15 @@ def test_a_call_ends_when_the_money_does(serve: Callable[..., RealtimeServer], m
 
 
 def tell_a_story(server_options: dict[str, Any], serve: Callable[..., RealtimeServer]) -> RealtimeServer:
-    """A server that speaks for about five seconds when it is asked for a story."""
+    """A server that speaks for about seven seconds when it is asked for a story."""
     script = Script()
-    script.on_text("story").say("Once upon a time there was a long story, " + "and it went on and on, " * 2 + "until it ended.")
+    script.on_text("story").say("Once upon a time there was a long story, " + "and it went on and on, " * 4 + "until it ended.")
     return serve(script=script, pace=1.0, **server_options)
 
 
 def test_a_conversation_longer_than_three_tokens_goes_on_without_a_gap(serve: Callable[..., RealtimeServer]) -> None:
     """The server would cut a call whose token is not refreshed: over more than three lives all sound arrives, on one connection."""
-    life = 1.0
+    life = 2.0
     server = tell_a_story({"token_life": life, "cut_expired": True}, serve)
     client = minting(server)
     arrived: list[tuple[float, int]] = []
@@ -298,7 +298,7 @@ def test_a_conversation_longer_than_three_tokens_goes_on_without_a_gap(serve: Ca
     with client:
         started = time.monotonic()
         client.send_text("Tell me a story")
-        done = client.wait_for(ResponseDone, PATIENCE)
+        done = client.wait_for(ResponseDone, 2 * PATIENCE)
         took = time.monotonic() - started
         assert done.status == "completed"
         (item,) = [item for item in server.conversations[0]["items"] if item["role"] == "assistant"]
@@ -306,7 +306,7 @@ def test_a_conversation_longer_than_three_tokens_goes_on_without_a_gap(serve: Ca
         assert heard_ms == pytest.approx(item["generated_ms"], abs=1.0), "sound is missing"
         assert heard_ms / 1000 > 3 * life
         gaps = [later - earlier for (earlier, _), (later, _) in zip(arrived, arrived[1:])]
-        assert max(gaps) < 0.6, f"{max(gaps):.2f} s of silence"
+        assert max(gaps) < 2.0, f"{max(gaps):.2f} s of silence"
     (session,) = server.ledger.sessions()
     assert lost == []
     assert session["refreshed"] >= 3
@@ -319,7 +319,7 @@ def test_a_conversation_longer_than_three_tokens_goes_on_without_a_gap(serve: Ca
 
 def test_without_a_refresh_such_a_call_is_cut(serve: Callable[..., RealtimeServer]) -> None:
     """The same server ends the call of a client that only has the first token, when that expires."""
-    server = tell_a_story({"token_life": 0.5, "cut_expired": True}, serve)
+    server = tell_a_story({"token_life": 2.0, "cut_expired": True}, serve)
     session = rest_of(server).create_session()
     client = RealtimeClient.direct(session.ws_url, session.ephemeral_token, dialect="xai").connect()
     client.send_text("Tell me a story")
@@ -330,7 +330,7 @@ def test_without_a_refresh_such_a_call_is_cut(serve: Callable[..., RealtimeServe
 
 def test_without_that_option_a_running_call_outlives_its_token(serve: Callable[..., RealtimeServer]) -> None:
     """A token is looked at when the call is opened: by default nobody is cut off."""
-    server = tell_a_story({"token_life": 0.3}, serve)
+    server = tell_a_story({"token_life": 2.0}, serve)
     session = rest_of(server).create_session()
     with RealtimeClient.direct(session.ws_url, session.ephemeral_token, dialect="xai") as client:
         client.send_text("Tell me a story")
@@ -476,7 +476,7 @@ def leave_processes(server: RealtimeServer) -> None:
                 process.send_signal(signal.SIGINT)
         for way, process in running:
             try:
-                _, errors = process.communicate(timeout=8)
+                _, errors = process.communicate(timeout=20)
             except subprocess.TimeoutExpired:
                 # A signal that comes in the very moment before a lock is waited for is seen by CPython only with the next one.
                 process.send_signal(signal.SIGINT)
@@ -491,7 +491,7 @@ def leave_processes(server: RealtimeServer) -> None:
 def test_a_hundred_conversations_that_end_in_ten_ways(serve: Callable[..., RealtimeServer], caplog: pytest.LogCaptureFixture) -> None:
     """Ten conversations end in each of ten ways: a hundred sessions, each ended exactly once, in whole seconds."""
     caplog.set_level(logging.ERROR, "qai_realtime_sync")
-    server, short, stale = serve(), serve(session_cap=0.5), serve(token_life=0.1)
+    server, short, stale = serve(), serve(session_cap=2.0), serve(token_life=0.1)
     servers = (server, short, stale)
     counted: dict[str, int] = {}
 
@@ -547,7 +547,7 @@ def test_the_options_reach_the_server_process(tmp_path: pathlib.Path) -> None:
         assert session.expires_in == 7.0
         assert (rest.last_response.cost_ticks, rest.last_response.balance_after) == (400, 500)
         rest.end_session(session.session_id, 61)
-        told = json.loads(requests.get(url + "/ledger", headers={"X-API-Key": "k"}, timeout=5).text)
+        told = json.loads(requests.get(url + "/ledger", headers={"X-API-Key": "k"}, timeout=20).text)
         assert told["balance_ticks"] == 500 - 2 * 400
     finally:
         process.send_signal(signal.SIGTERM)

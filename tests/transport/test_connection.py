@@ -390,7 +390,7 @@ def test_flush_gives_up_at_its_timeout_and_the_connection_lives(wire: Wire) -> N
     begun = time.monotonic()
     with pytest.raises(RealtimeTimeoutError, match="does not read"):
         connection.flush(0.05)
-    assert 0.04 < time.monotonic() - begun < 1.0
+    assert 0.04 < time.monotonic() - begun < 5.0
     start.set()
     connection.flush(PATIENCE)
     connection.close()

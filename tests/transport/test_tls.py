@@ -185,8 +185,8 @@ def test_a_silent_handshake_ends_at_the_deadline() -> None:
     with serving(lambda peer: peer.wait_for_end()) as server:
         begun = time.monotonic()
         with pytest.raises(RealtimeTimeoutError, match="TLS"):
-            transport.connect(server.url.replace("ws:", "wss:"), timeout=0.3)
-        assert time.monotonic() - begun < 1.0
+            transport.connect(server.url.replace("ws:", "wss:"), timeout=2.0)
+        assert time.monotonic() - begun < 6.0
 
 
 def test_a_handshake_is_cancelled() -> None:
@@ -205,7 +205,7 @@ def test_a_handshake_is_cancelled() -> None:
         begun = time.monotonic()
         cancel.cancel()
         assert joined(worker).code == "cancelled"
-        assert time.monotonic() - begun < 0.5
+        assert time.monotonic() - begun < 3.0
 
 
 def test_the_server_learns_why_it_is_not_trusted(certificates: Certificates) -> None:

@@ -289,8 +289,8 @@ def test_a_dripping_answer_does_not_stretch_the_deadline(wire: Wire, pause: floa
     server = wire.serve(serve)
     begun = time.monotonic()
     with pytest.raises(RealtimeTimeoutError, match="upgrade") as caught:
-        wire.connect(server, timeout=0.4)
-    assert 0.3 < time.monotonic() - begun < 1.5
+        wire.connect(server, timeout=2.0)
+    assert 1.9 < time.monotonic() - begun < 6.0
     assert caught.value.code == "timeout"
     stop.set()
 
@@ -311,7 +311,7 @@ def test_connect_is_cancelled_while_it_waits(wire: Wire) -> None:
     begun = time.monotonic()
     cancel.cancel()
     error = joined(worker)
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 3.0
     assert isinstance(error, ConnectError)
     assert error.code == "cancelled"
     with pytest.raises(ConnectError, match="cancelled"):
@@ -449,7 +449,7 @@ def test_a_server_that_reads_no_request_ends_at_the_deadline(plain: Wire) -> Non
     """A request that the server does not read ends `connect` at its timeout."""
     server = plain.serve(lambda peer: peer.wait_without_reading())
     with pytest.raises(RealtimeTimeoutError, match="upgrade"):
-        plain.connect(server, headers={f"X-{number}": "x" * 8000 for number in range(2000)}, timeout=0.4)
+        plain.connect(server, headers={f"X-{number}": "x" * 8000 for number in range(2000)}, timeout=2.0)
 
 
 # -- what the caller gets wrong ----------------------------------------------------------------------------------------------
