@@ -8,6 +8,7 @@ from typing import Final
 
 import attrs
 
+from qai_realtime_sync.client.waiting import is_seconds
 from qai_realtime_sync.errors import ApiError, ConfigError, ConnectError, ConnectionClosedError, RealtimeTimeoutError
 from qai_realtime_sync.events import StateChanged
 from qai_realtime_sync.fields import FrozenByFields
@@ -69,16 +70,16 @@ class ReconnectPolicy(FrozenByFields):
     longest_retry_after: float = 60.0
 
     def __attrs_post_init__(self) -> None:
-        if not (_is_number(self.attempts) and (self.attempts == math.inf or isinstance(self.attempts, int))):
+        if not _is_limit(self.attempts) or (self.attempts != math.inf and not isinstance(self.attempts, int)):
             raise ConfigError(f"attempts must be a whole number, 0 or more, not {self.attempts!r}")
         for name in ("seconds", "base", "cap", "healthy", "longest_retry_after"):
             value = getattr(self, name)
-            if not _is_number(value) or (name == "base" and value == math.inf):
+            if not _is_limit(value) or (name == "base" and value == math.inf):
                 raise ConfigError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0  # not NaN either
+def _is_limit(value: object) -> bool:
+    return value == math.inf or (is_seconds(value) and value >= 0)
 
 
 def policy_of(value: bool | ReconnectPolicy) -> ReconnectPolicy | None:

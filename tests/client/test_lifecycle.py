@@ -70,7 +70,7 @@ def test_reconnect_takes_true_false_or_a_policy() -> None:
     "wrong",
     [
         {"attempts": -1}, {"attempts": 2.5}, {"attempts": True}, {"seconds": "60"}, {"seconds": math.nan}, {"base": math.inf},
-        {"base": -0.1}, {"cap": None}, {"healthy": -1}, {"longest_retry_after": False},
+        {"base": -0.1}, {"base": 10**400}, {"cap": None}, {"healthy": -1}, {"longest_retry_after": False},
     ],
 )  # fmt: skip
 def test_a_policy_that_cannot_be_followed_is_refused(wrong: dict[str, Any]) -> None:

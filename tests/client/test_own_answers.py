@@ -150,6 +150,14 @@ class Scene:
         return self._wires.get(timeout=PATIENCE)
 
 
+def written(one: Scene, client: RealtimeClient) -> Wire:
+    """The user has written "one", and the service has it; nothing is answered yet."""
+    wire = one.wire()
+    client.send_text("one")
+    assert wire.hear() == "one"
+    return wire
+
+
 @contextlib.contextmanager
 def scene(made: type[Wire]) -> Iterator[Scene]:
     one = Scene(made)
@@ -180,9 +188,7 @@ def test_an_answer_that_has_not_begun_is_given_up(made: type[Wire]) -> None:
     """After `interrupt()` nothing of the answer to an earlier text is heard, and the next answer is."""
     with scene(made) as one, one.client as client:
         heard = sounds(client)
-        wire = one.wire()
-        client.send_text("one")
-        assert wire.hear() == "one"
+        wire = written(one, client)
         client.interrupt()
         wire.answer("First.")
         first = client.wait_for(ResponseDone, PATIENCE)
@@ -199,9 +205,7 @@ def test_what_the_user_says_after_it_is_answered_aloud(made: type[Wire]) -> None
     """An answer that was given up and never came is not mistaken for the one to what the user says next."""
     with scene(made) as one, one.client as client:
         heard = sounds(client)
-        wire = one.wire()
-        client.send_text("one")
-        assert wire.hear() == "one"
+        wire = written(one, client)
         client.interrupt()
         wire.say(wire.user_says("Wait."))
         client.wait_for(TranscriptDelta, PATIENCE)
@@ -281,9 +285,7 @@ def test_all_texts_that_nothing_was_heard_about_go_out_again(made: type[Wire]) -
 def test_a_text_that_was_given_up_does_not_go_out_again() -> None:
     """Nobody waits for its answer on the next connection either."""
     with scene(GeminiWire) as one, one.client as client:
-        wire = one.wire()
-        client.send_text("one")
-        assert wire.hear() == "one"
+        wire = written(one, client)
         client.interrupt()
         wire.talk.drop()
         wire = one.wire()
@@ -450,9 +452,7 @@ def test_a_whole_transcript_of_the_user_takes_the_place_of_what_was_given_up(wor
     """Where no pieces of it are told; a service that tells what was typed as if it had been said has heard nothing new."""
     with scene(ElevenLabsWire) as one, one.client as client:
         heard = sounds(client)
-        wire = one.wire()
-        client.send_text("one")
-        assert wire.hear() == "one"
+        wire = written(one, client)
         client.interrupt()
         wire.say({"type": "user_transcript", "user_transcription_event": {"user_transcript": words, "event_id": 9}})
         client.wait_for(TranscriptDone, PATIENCE)
@@ -465,9 +465,7 @@ def test_speech_after_a_given_up_turn_that_was_cut_off_is_answered_aloud() -> No
     """The empty turn was what is left of the text; the service does not transcribe, so that nothing else tells of the speech."""
     with scene(GeminiWire) as one, one.client as client:
         heard = sounds(client)
-        wire = one.wire()
-        client.send_text("one")
-        assert wire.hear() == "one"
+        wire = written(one, client)
         client.interrupt()
         wire.say({"serverContent": {"interrupted": True}}, {"serverContent": {"turnComplete": True}})
         client.wait_for(ResponseDone, PATIENCE)

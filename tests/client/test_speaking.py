@@ -821,3 +821,31 @@ def test_sound_and_results_given_as_objects_go_the_usual_way() -> None:
         assert [v["audio"] for v in talk.received if v["type"] == "input_audio_buffer.append"] == ["AQI="]
         assert talk.outputs() == {"c1": "x"}
         assert talk.count("response.create") == 0
+
+
+@pytest.mark.parametrize("wrong", [{"modalities": "text"}, {"tools": {"type": "function"}}, {"input": "hello"}])
+def test_what_must_be_a_list_is_refused_as_anything_else(wrong: dict[str, Any]) -> None:
+    """By its name and before anything is sent: letters of a word would go out as modalities."""
+    with service() as peer, peer.client() as client:
+        (name,) = wrong
+        with pytest.raises(ConfigError, match=f"{name} must be a list"):
+            client.create_response(**wrong)
+        with pytest.raises(ConfigError, match="extra must be a dict"):
+            client.update_session(extra="x")  # type: ignore[arg-type]
+        talk = peer.talk()
+        talk.fence(client)
+        assert talk.count("response.create") == 0
+        assert talk.count("session.update") == 1
+
+
+def test_every_second_sample_of_something_can_be_sent() -> None:
+    """A view with gaps has no bytes of its own; also behind an odd byte that waits for its other half."""
+    with service() as peer, peer.client() as client:
+        stereo = memoryview(bytes(range(16))).cast("B")
+        client.send_audio(b"\x63")
+        client.send_audio(stereo[::2])
+        client.send_audio(b"\x64")
+        talk = peer.talk()
+        talk.fence(client)
+        sent = b"".join(base64.b64decode(v["audio"]) for v in talk.received if v["type"] == "input_audio_buffer.append")
+        assert sent == b"\x63" + bytes(range(0, 16, 2)) + b"\x64"

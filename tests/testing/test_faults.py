@@ -205,6 +205,7 @@ def test_wrong_faults(server: ScriptedServer, arguments: dict[str, Any]) -> None
         ("close_after", {"code": 99, "events": 1}, "from 1000 to 4999"),
         ("close_after", {"code": "1000", "events": 1}, "from 1000 to 4999"),
         ("close_after", {"code": 1006, "events": 1}, r"drop\(\)"),
+        ("close_after", {"code": 1015, "events": 1}, r"drop\(\)"),
         ("close_after", {"code": 1000, "reason": "x" * 124, "events": 1}, "123 bytes"),
         ("refuse", {"status": "503"}, "HTTP status"),
         ("refuse", {"status": 101}, "HTTP status"),
