@@ -26,7 +26,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # those are processes too, and are
     os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
-_ENDING = 5.0  # seconds that what is ending already gets to be over
+_ENDING = 15.0  # seconds that what is ending already gets to be over
 
 hypothesis.settings.register_profile(
     "fixed",

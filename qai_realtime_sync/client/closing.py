@@ -22,7 +22,7 @@ __all__ = ["abandon", "abort", "close", "close_all", "end_unstarted", "end_with_
 _open_calls: weakref.WeakValueDictionary[int, Call] = weakref.WeakValueDictionary()
 _registered = False
 _AT_EXIT = 2.0
-_ABORTED_WITHIN = 0.1
+_ABORTED_WITHIN = 0.3
 
 
 def close(call: Call, code: int, reason: str, timeout: float) -> None:

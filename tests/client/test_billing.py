@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from qai_realtime_sync import RealtimeClient, RealtimeConfig
+from qai_realtime_sync.client import billing as billing_room
 from qai_realtime_sync.client.billing import Billing, unsettled
 from qai_realtime_sync.client.lifecycle import ReconnectPolicy
 from qai_realtime_sync.errors import (
@@ -202,13 +203,14 @@ def test_an_end_that_fails_is_named_and_never_tried_again(way: Way, caplog: pyte
     assert "tok_1" not in caplog.text
 
 
-def test_a_short_budget_binds_the_bill_too() -> None:
+def test_a_short_budget_binds_the_bill_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """close(timeout=0.6) returns in that time although the gateway does not answer, and leaves no thread."""
+    monkeypatch.setattr(billing_room, "_END_TIMEOUT", 2 * PATIENCE)  # what the bill would take without a budget of its own
     with scene(end=hang) as one:
         client = one.client().connect()
-        with within(1.8):  # without a budget of its own the bill would take 2 s
+        with within(BOUND):
             client.close(timeout=0.6)
-        settled(client, 1.0)
+        settled(client)
 
 
 def test_two_threads_that_settle_at_once_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

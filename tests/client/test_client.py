@@ -391,7 +391,7 @@ def test_where_no_thread_can_be_started_connect_fails_like_any_other(refused: st
     began = time.monotonic()
     client.close()
     client.abort()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 2.5
     for again in (client.connect, lambda: client.send_text("hi"), lambda: client.mutate_context(instructions="x")):
         with pytest.raises(NotConnectedError):
             again()

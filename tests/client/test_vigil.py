@@ -177,7 +177,7 @@ def test_a_harmless_error_before_readiness_is_no_refusal() -> None:
 
 def test_a_slow_handler_does_not_kill_a_healthy_connection(caplog: pytest.LogCaptureFixture) -> None:
     """While it runs nobody reads, and the pong lies in the socket: that is judged when the reader is back."""
-    with service() as peer, peer.client(ping_interval=0.1, pong_timeout=0.5, reconnect=False, silent_after=0.6) as client:
+    with service() as peer, peer.client(ping_interval=0.1, pong_timeout=1.0, reconnect=False, silent_after=1.1) as client:
         talk = peer.talk()
         passed = threading.Event()
         told: list[str] = []

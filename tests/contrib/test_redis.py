@@ -540,7 +540,7 @@ def test_what_was_begun_and_not_answered_is_unknown(shared: Shared) -> None:
         if outcome.state != "refused":  # which it is where a busy machine does not even begin it in so short a time
             break
     go_on.set()
-    assert inside.is_set()
+    assert inside.wait(WAIT)
     assert outcome.state == "unknown"
     assert isinstance(outcome.error, RealtimeTimeoutError)
     assert outcome.error.code == "outcome_unknown"
