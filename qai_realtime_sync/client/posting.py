@@ -109,6 +109,8 @@ class Posting:
             call.calls.abandon(response_id)
             if request is not None:
                 event_ids.append(request.event_id)
+        # A text that the service answers by itself is the request for its answer; held back, it would be answered later.
+        call.outbox.forget(lambda command: isinstance(command, SendText) and command.event_id in event_ids)
         for one in event_ids:
             if one and not call.own_answers.give_up_answer_to(one):
                 self.post_held(call.responses.abandon(one))

@@ -149,8 +149,9 @@ class Speaking:
         """Send text and return the finished answer to it, tool rounds included; what was asked for before comes first and is not it.
 
         After ``timeout`` seconds (None = no limit), and after any other failure, the question is given up: its request is dropped if it
-        still waits, its answer cancelled if it runs, and the next ``ask`` does not see it. What the user wrote stays in the conversation.
-        An answer that was cancelled, or that `interrupt` or `cancel_response` gave up before it began, comes with ``status="cancelled"``.
+        still waits, its answer cancelled if it runs, and the next ``ask`` does not see it. What the user wrote stays in the
+        conversation; where the service answers it by itself, a text that has not left by then is dropped too. An answer that was
+        cancelled, or that `interrupt` or `cancel_response` gave up before it began, comes with ``status="cancelled"``.
 
         Raises: `ConfigError` for a wrong text or timeout, before anything is sent; `RealtimeTimeoutError`; `ApiError` when the service
         refuses or fails to answer; `ConnectionClosedError` when the conversation ends first; `RealtimeError` in a handler; with

@@ -259,7 +259,10 @@ class Gemini(Dialect):
         return [*self.model_done(raw), Interrupted(raw=raw, response_id=response_id, reason="interrupted")]
 
     def turn_over(self, content: Value, raw: Value) -> list[Event]:
-        """The end of a turn; if it was interrupted, what the user said since the answer began belongs to the next one, and goes on."""
+        """The end of a turn; if it was interrupted, what the user said since the answer began belongs to the next one, and goes on.
+
+        A turn without any content is an answer too, an empty one: who waits for it would wait for ever.
+        """
         told: list[Event] = []
         if self.sounded:
             told.append(AudioDone(raw=raw, response_id=self.turn))
@@ -271,6 +274,8 @@ class Gemini(Dialect):
         if next_words and kept:  # the pieces that were told are more than this sentence
             told.append(TranscriptDelta(raw=raw, text=kept, snapshot=True, source="input", response_id=self.input_turn))
         told += self.user_done(raw)
+        if not self.was_interrupted:
+            told += self.begin(raw)
         reason = read_text(content.get("turnCompleteReason"))
         given = raw.get("usageMetadata")
         told.append(

@@ -53,8 +53,8 @@ class OpenAI(Dialect):
         self.calls: dict[str, Call] = {}  # by item id, until their response is done
         self.told_calls: dict[str, None] = {}  # call ids, in order
         self.running: dict[str, bool] = {}  # response id -> the user spoke during it
-        self.spellings: dict[tuple[str, str, str], str] = {}  # ids of a text part -> which of its two names came first
-        self.latest_part: tuple[Any, ...] = ()  # the ids and the name of the text that came last
+        self.spellings: dict[tuple[str, str, int], str] = {}  # item, response and index of a text part -> the name it came under first
+        self.latest_part = ("", "", 0, "")  # the same of the text that came last, and its name; ids that are missing are not kept
 
     # -- opening ---------------------------------------------------------------------------------------------------------
 
@@ -141,9 +141,9 @@ class OpenAI(Dialect):
 
     def forget(self, response_id: str) -> None:
         """Drop what was kept for a response that is done."""
-        self.latest_part = ()
-        for key in [key for key in self.spellings if key[0] == response_id]:
-            del self.spellings[key]
+        self.latest_part = ("", "", 0, "")
+        for part in [part for part in self.spellings if part[1] == response_id]:
+            del self.spellings[part]
 
     # -- what goes out ---------------------------------------------------------------------------------------------------
 

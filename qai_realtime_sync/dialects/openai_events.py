@@ -377,19 +377,20 @@ def once(spelling: str, plain: Decoder) -> Decoder:
 
     @gives(*getattr(plain, "events"))  # noqa: B009 - a plain attribute would not type-check
     def first_name_only(dialect: OpenAI, value: Value) -> list[Event]:
-        get = value.get
-        part = (get("response_id"), get("item_id"), get("content_index"), spelling)
-        if part != dialect.latest_part:  # nearly always more of the same part comes
-            response_id, item_id, content_index, _ = part
-            if type(response_id) is str and type(item_id) is str:
-                key = (response_id, item_id, str(content_index))
-                seen = dialect.spellings.get(key)
-                if seen is None:
-                    remember(dialect.spellings, key, spelling)
-                elif seen != spelling:
-                    return []
-                dialect.latest_part = part
-        return plain(dialect, value)
+        told = plain(dialect, value)
+        event: Any = told[0]
+        item_id, response_id, content_index, latest = dialect.latest_part
+        if event.item_id == item_id and event.response_id == response_id and event.content_index == content_index and latest == spelling:
+            return told  # nearly always: more of the same part
+        if event.item_id and event.response_id:
+            part = (event.item_id, event.response_id, event.content_index)
+            seen = dialect.spellings.get(part)
+            if seen is None:
+                remember(dialect.spellings, part, spelling)
+            elif seen != spelling:
+                return []
+            dialect.latest_part = (*part, spelling)
+        return told
 
     decoder: Decoder = first_name_only
     return decoder

@@ -1,13 +1,16 @@
 """The WebSocket upgrade, made by websocket-client over a stream that is open already; the only importer of ``websocket``.
 
-The library writes the key and checks the answer to it. It is never given a secret, because it logs, keeps and repeats what it
-sees: path, query and headers are put into its request on the way out, and of the answer it sees the four lines it needs, no
-cookies. What is used of it, in all versions allowed: ``WebSocket(enable_multithread=False)``, ``WebSocket.connect(url, socket=…,
-redirect_limit=0)``, and that this calls ``send``, ``recv``, ``gettimeout`` and ``close`` of the socket it is given.
+The library writes the key and checks the answer to it, without regard to upper and lower case, so that is checked here once more.
+It is never given a secret, because it logs, keeps and repeats what it sees: path, query and headers are put into its request on
+the way out, and of the answer it sees the four lines it needs, no cookies. What is used of it, in all versions allowed:
+``WebSocket(enable_multithread=False)``, ``WebSocket.connect(url, socket=…, redirect_limit=0)``, and that this calls ``send``,
+``recv``, ``gettimeout`` and ``close`` of the socket it is given.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,6 +24,7 @@ from qai_realtime_sync.transport.stream import Stream
 
 __all__ = ["upgrade"]
 
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # source: RFC 6455, 1.3
 _BODY_SECONDS: Final = 2.0  # for the body of a refusal: its status is known, the rest is only for the message
 _KEPT: Final = (b"upgrade:", b"connection:", b"sec-websocket-key:", b"sec-websocket-version:")
 _PASSED_ON: Final = ("upgrade", "connection", "sec-websocket-accept")
@@ -48,6 +52,8 @@ def upgrade(
         raise failure from failure.__cause__  # the system's reason if there is one, never the library's exception
     answer = sock.answer
     assert answer is not None  # the library cannot be content without having read it
+    if answer.headers["sec-websocket-accept"].strip() != sock.acceptance:
+        raise _not_a_websocket(address, "its answer to the upgrade is not valid")
     if "sec-websocket-extensions" in answer.headers:
         raise _not_a_websocket(address, "it uses an extension that was not offered")
     chosen = answer.headers.get("sec-websocket-protocol", "")
@@ -66,7 +72,8 @@ def _not_a_websocket(address: Address, why: str) -> ConnectError:
 class _UpgradeSocket:
     """What the library takes for a socket: waits under the attempt's deadline and keeps secrets and cookies to itself.
 
-    `failure` holds the error to raise, because the library translates exceptions; `answer` what the server said.
+    `failure` holds the error to raise, because the library translates exceptions; `answer` what the server said, `acceptance` what it
+    must have said to the key.
     """
 
     def __init__(
@@ -78,6 +85,7 @@ class _UpgradeSocket:
         self._subprotocols = subprotocols
         self._attempt = attempt
         self._for_library: list[bytes] = []
+        self.acceptance = ""  # what the server must answer to the key
         self.answer: Answer | None = None
         self.failure: RealtimeError | None = None
 
@@ -122,6 +130,8 @@ class _UpgradeSocket:
     def _request(self, data: bytes) -> bytes:
         """The library's request with our first line and headers; of its own stay those that make the upgrade."""
         kept = [line for line in data.split(b"\r\n")[1:] if line.lower().startswith(_KEPT)]
+        key = next(line for line in kept if line.lower().startswith(b"sec-websocket-key:")).partition(b":")[2].strip()
+        self.acceptance = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest()).decode()
         lines = [f"GET {self._address.resource} HTTP/1.1"]
         if not any(name.lower() == "host" for name, _ in self._headers):
             lines.append(f"Host: {self._address.host_and_port}")

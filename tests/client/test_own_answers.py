@@ -26,7 +26,7 @@ from qai_realtime_sync import (
 from qai_realtime_sync.client import own_answers
 from qai_realtime_sync.client.lifecycle import ReconnectPolicy
 from qai_realtime_sync.commands import CommitAudio, SendText
-from qai_realtime_sync.events import Event, FunctionCall, GoingAway, Reconnected, ResumptionUpdate, ServerTool, TranscriptDone
+from qai_realtime_sync.events import Event, FunctionCall, GoingAway, Reconnected, Reconnecting, ResumptionUpdate, ServerTool, TranscriptDone
 from tests.servers import Talk, service
 from tests.transport.peer import frame
 
@@ -406,6 +406,50 @@ def test_an_empty_turn_that_a_newer_text_cut_off_is_not_the_answer_to_it() -> No
         wire.talk.drop()
         wire = one.wire()
         assert [wire.hear(), wire.hear()] == ["one", "two"]
+
+
+def test_a_turn_without_any_content_is_an_empty_answer() -> None:
+    """Gemini ends a turn in which it said nothing: `ask` returns, and the next question has its own answer."""
+    with scene(GeminiWire) as one, one.client as client:
+        wire = one.wire()
+        answers: queue.Queue[Answer] = queue.Queue()
+        asking = threading.Thread(target=lambda: answers.put(client.ask("one", timeout=PATIENCE)))
+        asking.start()
+        assert wire.hear() == "one"
+        wire.say({"serverContent": {"turnComplete": True}})
+        answer = answers.get(timeout=PATIENCE)
+        asking.join(PATIENCE)
+        assert (answer.text, answer.audio, answer.status) == ("", b"", "completed")
+        asking = threading.Thread(target=lambda: answers.put(client.ask("two", timeout=PATIENCE)))
+        asking.start()
+        assert wire.hear() == "two"
+        wire.answer("Two.")
+        assert answers.get(timeout=PATIENCE).text == "Two."
+        asking.join(PATIENCE)
+
+
+def test_a_question_given_up_while_nobody_hears_it_is_not_sent_later() -> None:
+    """`ask` times out while the client reconnects: the text would be answered to whoever asks next."""
+    may_open = threading.Event()
+    may_open.set()
+
+    class Gated(GeminiWire):
+        def ready(self) -> dict[str, Any]:
+            may_open.wait(PATIENCE)
+            return super().ready()
+
+    with scene(Gated) as one, one.client as client:
+        wire = one.wire()
+        may_open.clear()
+        wire.talk.drop()
+        client.wait_for(Reconnecting, PATIENCE)
+        with pytest.raises(RealtimeTimeoutError):
+            client.ask("one", timeout=0.3)
+        may_open.set()
+        wire = one.wire()
+        client.wait_for(Reconnected, PATIENCE)
+        client.send_text("two")
+        assert wire.hear() == "two"
 
 
 def test_a_change_does_not_wait_for_ever_for_an_answer_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:

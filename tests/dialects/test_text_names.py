@@ -27,5 +27,5 @@ def test_the_shortcut_for_the_latest_part_changes_nothing(sequence: list[dict[st
     """Remembering which part came last gives the same events as looking every piece up."""
     remembers, looks_up = dialects.choose("openai")(), dialects.choose("openai")()
     for frame in sequence:
-        looks_up.latest_part = ()  # type: ignore[attr-defined]
+        looks_up.latest_part = ("", "", 0, "")  # type: ignore[attr-defined]
         assert remembers.understand(dict(frame)) == looks_up.understand(dict(frame))

@@ -211,6 +211,7 @@ def test_what_was_not_offered_is_refused(plain: Wire, extra: str, offered: tuple
     [
         ["Upgrade: websocket", "Connection: Upgrade"],
         ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Accept: c3RvbGVuIGtleQ=="],
+        ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Accept: %swapped"],
         ["Connection: Upgrade", "Sec-WebSocket-Accept: %s"],
         ["Upgrade: websocket", "Sec-WebSocket-Accept: %s"],
         ["Upgrade: h2c", "Connection: Upgrade", "Sec-WebSocket-Accept: %s"],
@@ -222,7 +223,8 @@ def test_an_answer_without_proof_is_refused(plain: Wire, lines: list[str]) -> No
     def serve(peer: Peer) -> None:
         peer.read_request()
         accept = peer.acceptance().decode().partition("Accept: ")[2].split("\r\n")[0]
-        peer.send("\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "", ""]).replace("%s", accept).encode())
+        head = "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "", ""])
+        peer.send(head.replace("%swapped", accept.swapcase()).replace("%s", accept).encode())
 
     with pytest.raises(ConnectError) as caught:
         plain.connect(plain.serve(serve))
