@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 import attrs
 
+from qai_realtime_sync.client.wakeup import Changes
 from qai_realtime_sync.commands import CancelResponse, Command, Pong, SendAudio, TruncateItem
 from qai_realtime_sync.errors import ConnectionClosedError, NotConnectedError, OutboxFullError
 from qai_realtime_sync.fields import ByFields
@@ -91,7 +92,7 @@ class Outbox:
         self._told_next: Callable[[], object] | None = None
         self.tells_audio = False  # sound is told too, for whoever records it; else its way is the shortest
         self._lock = threading.Lock()  # guards everything below
-        self._changed: threading.Condition | None = None  # over the lock; made for the first `drain`, because most never do
+        self._changes: Changes | None = None  # made for the first `drain`, because most never do
         self._draining = 0  # threads in `drain`
         self._queue: collections.deque[_Entry] = collections.deque()
         self._audio_bytes = 0
@@ -261,12 +262,12 @@ class Outbox:
     def drain(self, timeout: float | None) -> bool:
         """Wait until everything has an outcome; False if ``timeout`` seconds were not enough."""
         with self._lock:
-            if self._changed is None:
-                self._changed = threading.Condition(self._lock)
+            changes = self._changes = self._changes or Changes(self._lock)
             self._draining += 1
-            try:
-                return self._changed.wait_for(lambda: not self._queue and self._in_kernel_soon is None and not self._writing, timeout)
-            finally:
+        try:
+            return changes.wait_for(lambda: not self._queue and self._in_kernel_soon is None and not self._writing, timeout)
+        finally:
+            with self._lock:
                 self._draining -= 1
 
     @property
@@ -429,8 +430,8 @@ class Outbox:
     # -- under the lock --------------------------------------------------------------------------------------------------------
 
     def _tell_drainers(self) -> None:
-        if self._changed is not None:
-            self._changed.notify_all()
+        if self._changes is not None:
+            self._changes.tell()
 
     def _count_sent_audio(self) -> None:
         self._sent_audio += self._sent_bytes / self._bytes_per_second

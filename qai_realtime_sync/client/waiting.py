@@ -12,6 +12,7 @@ from typing import TypeGuard
 
 import attrs
 
+from qai_realtime_sync.client.wakeup import Bell, Changes
 from qai_realtime_sync.errors import ConfigError, ConnectionClosedError, NotConnectedError, RealtimeTimeoutError
 from qai_realtime_sync.events import AudioDelta, Closed, Event
 
@@ -81,7 +82,8 @@ class EventStream(Iterator[Event]):
     """
 
     def __init__(self, size: int = _STREAM_SIZE) -> None:
-        self._ready = threading.Condition()  # guards _queue, dropped, _over
+        self._lock = threading.RLock()  # guards _queue, dropped, _over; re-entrant, because a signal's handler may speak
+        self._changes = Changes(self._lock)
         self._queue: collections.deque[Event] = collections.deque()
         self._size = size
         self._over = False
@@ -93,22 +95,28 @@ class EventStream(Iterator[Event]):
 
     def offer(self, event: Event) -> None:
         """Append an event; called by the thread that delivers."""
-        with self._ready:
+        with self._lock:
             if len(self._queue) >= self._size:
                 self._queue.popleft()
                 self.dropped += 1
             self._queue.append(event)
             self._over = self._over or isinstance(event, Closed)
-            self._ready.notify()
+            self._changes.tell()
 
     def next(self, timeout: float | None = None) -> Event:
         """Return the next event. Raises: `RealtimeTimeoutError` after ``timeout`` seconds, `NotConnectedError` after the last one."""
-        with self._ready:
-            if not in_slices(lambda seconds: self._ready.wait_for(lambda: self._queue or self._over, seconds), timeout):
-                raise RealtimeTimeoutError(f"no event came within {timeout:g} s")
-            if not self._queue:
-                raise NotConnectedError("the conversation is over: its last event was already read")
-            return self._queue.popleft()
+        taken: list[Event] = []
+
+        def take() -> bool:
+            if self._queue:
+                taken.append(self._queue.popleft())
+            return bool(taken) or self._over
+
+        if not in_slices(lambda seconds: self._changes.wait_for(take, seconds), timeout):
+            raise RealtimeTimeoutError(f"no event came within {timeout:g} s")
+        if not taken:
+            raise NotConnectedError("the conversation is over: its last event was already read")
+        return taken[0]
 
     def __next__(self) -> Event:
         if self.guard is not None:
@@ -126,7 +134,7 @@ class _Waiter:
         self.cls = cls
         self.found: collections.deque[tuple[int, Event]] = collections.deque()
         self.looked = 0  # the newest event that it has looked back at
-        self.woken = threading.Semaphore(0)
+        self.woken = Bell()
 
 
 class Waiting:
@@ -175,7 +183,7 @@ class Waiting:
             for waiter in self._waiters:
                 if number > waiter.looked and isinstance(event, (waiter.cls, Closed)):
                     waiter.found.append((number, event))
-                    waiter.woken.release()
+                    waiter.woken.ring()
             streams = self._streams
         for reference in streams:
             stream = reference()
@@ -191,7 +199,7 @@ class Waiting:
         with self._lock:
             self._failure = error
             for waiter in self._waiters:
-                waiter.woken.release()
+                waiter.woken.ring()
 
     def take_failure(self) -> BaseException | None:
         """Return what `fail` left, once."""
@@ -239,11 +247,7 @@ class Waiting:
         with self._lock:
             self._watched = True  # from here on each event comes by `_wake`, and waits for the lock; those before are looked at
             kept, waiter.looked = self._snapshot()
-            for entry in self._since(kept, cls):
-                waiter.found.append(entry)
-                waiter.woken.release()
-            if self._closed is not None or self._failure is not None:
-                waiter.woken.release()
+            waiter.found.extend(self._since(kept, cls))
             self._waiters.append(waiter)
         try:
             return self._look(waiter, deadline, timeout, where, describe)
@@ -262,7 +266,7 @@ class Waiting:
     ) -> Event:
         while True:
             left = None if deadline is None else max(0.0, deadline - monotonic())
-            if not in_slices(lambda seconds: waiter.woken.acquire(timeout=seconds), left):
+            if not self._has_come(waiter) and not in_slices(waiter.woken.wait, left) and not self._has_come(waiter):
                 raise RealtimeTimeoutError(f"{waiter.cls.event_name} did not come within {timeout:g} s; {describe()}")
             failure = self.take_failure()
             if failure is not None:
@@ -280,6 +284,10 @@ class Waiting:
                 return event
             if isinstance(event, Closed):
                 raise self.ended(waiter.cls)
+
+    def _has_come(self, waiter: _Waiter) -> bool:
+        """Something is there that ends this waiting, or may."""
+        return bool(waiter.found) or self._closed is not None or self._failure is not None
 
     def ended(self, cls: type[Event]) -> ConnectionClosedError:
         """The error for who waits for an event that will not come any more."""

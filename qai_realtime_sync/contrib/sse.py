@@ -14,6 +14,7 @@ import attrs
 
 from qai_realtime_sync.audio import b64encode
 from qai_realtime_sync.client.client import RealtimeClient
+from qai_realtime_sync.client.wakeup import Changes
 from qai_realtime_sync.errors import ConfigError
 from qai_realtime_sync.events import AudioDelta, Closed, Event, event_class
 
@@ -84,7 +85,8 @@ class Journal:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()  # guards everything below
+        self._lock = threading.RLock()  # guards everything below; re-entrant, because a signal's handler may speak
+        self._changes = Changes(self._lock)
         self._kept: collections.deque[tuple[int, Event | dict[str, Any]]] = collections.deque(maxlen=_KEPT)
         self._number = 0
         self._listeners = 0
@@ -92,39 +94,39 @@ class Journal:
 
     def add(self, event: Event) -> None:
         """Number an event and wake who watches; a handler for every event of a client."""
-        with self._changed:
+        with self._lock:
             self._number += 1
             is_sound = isinstance(event, AudioDelta) and not self._listeners
             # The raw form is never told, and most of what an event weighs.
             self._kept.append((self._number, event.to_dict() if is_sound else attrs.evolve(event, raw=None)))
             self.is_over = self.is_over or isinstance(event, Closed)
-            self._changed.notify_all()
+            self._changes.tell()
 
     def end(self) -> None:
         """Nothing will come any more: the conversation was over before anybody watched."""
-        with self._changed:
+        with self._lock:
             self.is_over = True
-            self._changed.notify_all()
+            self._changes.tell()
 
     def has_more(self, after: int) -> bool:
         """False if the conversation is over and everything up to its end has this number or a lower one."""
-        with self._changed:
+        with self._lock:
             return not self.is_over or after < self._number
 
     def holds(self, number: int) -> bool:
         """Tell whether there was an event of this number."""
-        with self._changed:
+        with self._lock:
             return number <= self._number
 
     def listen(self, change: Literal[1, -1]) -> None:
         """Somebody wants to hear the sound, or does not any more."""
-        with self._changed:
+        with self._lock:
             self._listeners += change
 
     def after(self, number: int, timeout: float) -> list[tuple[int, Event | dict[str, Any]]] | None:
         """Return what has a higher number, waiting ``timeout`` seconds for it; ``[]`` if nothing came, ``None`` at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._number > number or self.is_over, timeout)
+        self._changes.wait_for(lambda: self._number > number or self.is_over, timeout)
+        with self._lock:
             if self._number <= number:
                 return None if self.is_over else []
             newer = min(len(self._kept), self._number - number)

@@ -6,12 +6,12 @@ import collections
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import BinaryIO
 
 from qai_realtime_sync.audio import AudioFormat, Chunker, Converter, level
+from qai_realtime_sync.client.wakeup import Changes
 from qai_realtime_sync.devices.engine import DeviceInput
 from qai_realtime_sync.devices.files import FileInput, PipeInput
 from qai_realtime_sync.devices.lines import InputLine, check_block, check_one_end
@@ -72,7 +72,8 @@ class Microphone:
         self._on_lost = on_lost
         self._most = max(1, round(most_waiting * 1000 / block_ms))
         self._can_wait = file is not None or pipe is not None  # for whoever takes the blocks: nothing is lost of a file
-        self._ready = threading.Condition(threading.Lock())  # guards everything below
+        self._lock = threading.Lock()  # guards everything below
+        self._changes = Changes(self._lock)
         self._blocks: collections.deque[bytes] = collections.deque()
         self._started = self._over = False
         self._last = b""
@@ -134,20 +135,21 @@ class Microphone:
         """
         if not self._started:
             raise NotConnectedError("this Microphone does not listen: call start(), or use it in a `with` block", code="not_started")
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self._ready:
-            while not self._blocks:
-                if self.error is not None:
-                    raise self.error.with_traceback(None)  # else it grows each time
-                if self._over:
-                    return b""
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise RealtimeTimeoutError(f"no sound came within {timeout:g} s")
-                self._ready.wait(left)
-            if self._can_wait:
-                self._ready.notify_all()
-            return self._blocks.popleft()
+        taken: list[bytes] = []
+
+        def take() -> bool:
+            if self._blocks:
+                taken.append(self._blocks.popleft())
+                self._changes.tell()  # there is room for the next block of a file
+            return bool(taken) or self.error is not None or self._over
+
+        if not self._changes.wait_for(take, timeout):
+            raise RealtimeTimeoutError(f"no sound came within {timeout:g} s")
+        if taken:
+            return taken[0]
+        if self.error is not None:
+            raise self.error.with_traceback(None)  # else it grows each time
+        return b""
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield blocks until the end. Raises: `RealtimeError` when the device is lost."""
@@ -163,7 +165,7 @@ class Microphone:
         """
         if not self._started:
             raise NotConnectedError("this Microphone does not listen: call start(), or use it in a `with` block", code="not_started")
-        with self._ready:
+        with self._lock:
             if self._sender is not None:
                 raise ConfigError("this Microphone sends already; use another one for a second receiver", code="already_used")
             if not self._can_wait:
@@ -177,7 +179,7 @@ class Microphone:
                 try:
                     send(block)
                 except OutboxFullError:
-                    with self._ready:
+                    with self._lock:
                         self.overruns += 1
         except NotConnectedError:
             self._finish(None)  # the conversation is over
@@ -193,7 +195,7 @@ class Microphone:
     @property
     def level(self) -> float:
         """How loud the last block was, 0 (silence) to 1, half-duplex or not; calculated when it is asked for."""
-        with self._ready:
+        with self._lock:
             last = self._last
         return min(1.0, level(last))
 
@@ -205,13 +207,12 @@ class Microphone:
     @property
     def is_over(self) -> bool:
         """True after the end of the file or pipe, or once it is stopped or lost."""
-        with self._ready:
+        with self._lock:
             return self._over
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it `is_over`; return whether it is."""
-        with self._ready:
-            return self._ready.wait_for(lambda: self._over, timeout)
+        return self._changes.wait_for(lambda: self._over, timeout)
 
     # -- inside: called by the line, in its thread ------------------------------------------------------------------------------
 
@@ -220,9 +221,9 @@ class Microphone:
         is_deaf = speaker is not None and speaker.is_heard(self._tail)
         for block in self._chunker.feed(pcm):
             encoded = self._encoder.convert(bytes(len(block)) if is_deaf else block)
-            with self._ready:
-                if self._can_wait:
-                    self._ready.wait_for(lambda: len(self._blocks) < self._most or self._over)
+            if self._can_wait:
+                self._changes.wait_for(lambda: len(self._blocks) < self._most or self._over)
+            with self._lock:
                 if self._over:
                     return
                 self._last = block
@@ -230,7 +231,7 @@ class Microphone:
                 while len(self._blocks) > self._most:
                     self._blocks.popleft()
                     self.overruns += 1
-                self._ready.notify_all()
+                self._changes.tell()
 
     def _ended(self) -> None:
         self._finish(None)
@@ -241,8 +242,8 @@ class Microphone:
             self._on_lost(error)
 
     def _finish(self, error: RealtimeError | None) -> None:
-        with self._ready:
+        with self._lock:
             if error is not None and self.error is None:
                 self.error = error
             self._over = True
-            self._ready.notify_all()
+            self._changes.tell()

@@ -1,13 +1,14 @@
-"""Latch and Bell: one wakes all for good, the other one thread for each ring."""
+"""Latch, Bell and Changes: one wakes all for good, one a thread for each ring, one who waits for something to become true."""
 
 from __future__ import annotations
 
 import math
+import signal
 import threading
 
 import pytest
 
-from qai_realtime_sync.client.wakeup import Bell, Latch
+from qai_realtime_sync.client.wakeup import Bell, Changes, Latch
 
 
 def test_a_latch_lets_everybody_through_for_good() -> None:
@@ -96,3 +97,62 @@ def test_no_ring_is_lost() -> None:
         seen = len(items)
     for thread in threads:
         thread.join(20.0)
+
+
+def test_changes_wake_everybody_whose_wish_has_come_true() -> None:
+    """Ten threads take one thing each of what is put down in any order; one whose wish does not come true gives up in its time."""
+    lock = threading.Lock()
+    changes, things, taken = Changes(lock), list[int](), list[int]()
+
+    def take() -> bool:
+        if not things:
+            return False
+        taken.append(things.pop())
+        return True
+
+    threads = [threading.Thread(target=changes.wait_for, args=(take, 20.0)) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for number in range(10):
+        with lock:
+            things.append(number)
+            changes.tell()
+    for thread in threads:
+        thread.join(20.0)
+    assert sorted(taken) == list(range(10))
+    assert not changes.wait_for(take, 0.01)
+    assert not changes.wait_for(take, 0)
+    assert not changes.wait_for(take, -1.0)
+    assert changes._bells == []
+
+
+def test_a_signal_while_waiting_comes_out_as_it_was_raised() -> None:
+    """A hundred interruptions, each as early as it can come: always the exception of the signal, and the lock is free after it."""
+    lock = threading.Lock()
+    changes = Changes(lock)
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals come in the main thread only")
+    seen: list[type[BaseException]] = []
+    main = threading.get_ident()
+    for _ in range(100):
+        about = threading.Event()
+
+        def interrupt(about: threading.Event = about) -> None:
+            about.wait(20.0)
+            signal.pthread_kill(main, signal.SIGINT)
+
+        def is_so(about: threading.Event = about) -> bool:
+            about.set()
+            return False
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        try:
+            while len(seen) < 100:
+                changes.wait_for(is_so, 0.05)  # a signal just before a lock is waited for is seen only when that wait ends
+        except BaseException as error:
+            seen.append(type(error))
+        thread.join(20.0)
+        assert not lock.locked()
+    assert seen == [KeyboardInterrupt] * 100
+    assert changes._bells == []

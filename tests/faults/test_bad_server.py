@@ -198,7 +198,7 @@ def test_ping_flood() -> None:
             for _ in range(20):
                 talk.raw(burst)
             talk.transcript("r", "after", "still here")
-            seen.until(TranscriptDone, where=lambda event: event.item_id == "after")
+            seen.until(TranscriptDone, where=lambda event: event.item_id == "after", timeout=90.0)  # tracemalloc makes it slow
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -9,6 +9,7 @@ import time
 import attrs
 
 from qai_realtime_sync.audio import b64encode
+from qai_realtime_sync.client.wakeup import Changes
 from qai_realtime_sync.dialects import wire
 from qai_realtime_sync.events import AudioDelta, Closed, Event
 
@@ -45,7 +46,8 @@ class Backlog:
 
     def __init__(self, *, audio: bool, most: int = _MOST, most_bytes: int = _MOST_BYTES) -> None:
         self._audio, self._most, self._most_bytes = audio, most, most_bytes
-        self._changed = threading.Condition()  # guards everything below
+        self._lock = threading.RLock()  # guards everything below; re-entrant, because a signal's handler may speak
+        self._changes = Changes(self._lock)
         self._due: collections.deque[Due] = collections.deque()
         self._bytes = 0
         self._woken = False
@@ -60,7 +62,7 @@ class Backlog:
         kept = event.audio if is_audio and self._audio else b""  # type: ignore[attr-defined]
         # What nobody asked for is let go at once; all else is spelled by the publisher, not by the client's thread.
         value = event.to_dict() if is_audio else event
-        with self._changed:
+        with self._lock:
             if self.over:
                 return
             self.number += 1
@@ -70,18 +72,18 @@ class Backlog:
                 self._bytes -= len(self._due.popleft().audio)
                 self.dropped += 1
             self.over = isinstance(event, Closed)
-            self._changed.notify_all()
+            self._changes.tell()
 
     def wake(self) -> None:
         """Let who waits in `first` look up."""
-        with self._changed:
+        with self._lock:
             self._woken = True
-            self._changed.notify_all()
+            self._changes.tell()
 
     def first(self, seconds: float) -> list[Due]:
         """The oldest events, without taking them out; waits for one up to ``seconds``."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._due or self._woken, seconds)
+        self._changes.wait_for(lambda: bool(self._due) or self._woken, seconds)
+        with self._lock:
             self._woken = False
             found, size = [], 0
             for due in self._due:
@@ -93,26 +95,25 @@ class Backlog:
 
     def published(self, number: int) -> None:
         """Redis has everything up to this number."""
-        with self._changed:
+        with self._lock:
             while self._due and self._due[0].number <= number:
                 due = self._due.popleft()
                 self._bytes -= len(due.audio)
                 if self.over and not self._due:
                     self.last = due.spelled()
-            self._changed.notify_all()
+            self._changes.tell()
 
     def drain(self, seconds: float) -> bool:
         """Wait until nothing is left to publish; False after ``seconds``."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._due, seconds)
+        return self._changes.wait_for(lambda: not self._due, seconds)
 
     def end(self) -> None:
         """Forget what waits, and take nothing more."""
-        with self._changed:
+        with self._lock:
             self.over = True
             self._due.clear()
             self._bytes = 0
-            self._changed.notify_all()
+            self._changes.tell()
 
     @property
     def waiting(self) -> int:
@@ -122,5 +123,5 @@ class Backlog:
     @property
     def is_done(self) -> bool:
         """True when everything is published and nothing more will come."""
-        with self._changed:
+        with self._lock:
             return self.over and not self._due
