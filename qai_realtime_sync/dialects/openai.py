@@ -23,6 +23,7 @@ __all__ = ["OpenAI"]
 
 PCM_24K: Final = AudioFormat("pcm16", 24000)
 _AUDIO_DELTAS: Final = frozenset({"response.output_audio.delta", "response.audio.delta"})
+_NO_PART: Final = ("", "", 0, "")
 _CALLS: Final = frozenset({"function_call", "mcp_call"})
 
 
@@ -54,7 +55,7 @@ class OpenAI(Dialect):
         self.told_calls: dict[str, None] = {}  # call ids, in order
         self.running: dict[str, bool] = {}  # response id -> the user spoke during it
         self.spellings: dict[tuple[str, str, int], str] = {}  # item, response and index of a text part -> the name it came under first
-        self.latest_part = ("", "", 0, "")  # the same of the text that came last, and its name; ids that are missing are not kept
+        self.latest_part = _NO_PART  # the same of the text that came last, and its name; ids that are missing are not kept
 
     # -- opening ---------------------------------------------------------------------------------------------------------
 
@@ -141,7 +142,7 @@ class OpenAI(Dialect):
 
     def forget(self, response_id: str) -> None:
         """Drop what was kept for a response that is done."""
-        self.latest_part = ("", "", 0, "")
+        self.latest_part = _NO_PART
         for part in [part for part in self.spellings if part[1] == response_id]:
             del self.spellings[part]
 

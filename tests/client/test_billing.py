@@ -207,7 +207,7 @@ def test_a_short_budget_binds_the_bill_too(monkeypatch: pytest.MonkeyPatch) -> N
     """close(timeout=0.6) returns in that time although the gateway does not answer, and leaves no thread."""
     monkeypatch.setattr(billing_room, "_END_TIMEOUT", 2 * PATIENCE)  # what the bill would take without a budget of its own
     with scene(end=hang) as one:
-        client = one.client().connect()
+        client = one.client(close_timeout=2 * PATIENCE).connect()
         with within(BOUND):
             client.close(timeout=0.6)
         settled(client)

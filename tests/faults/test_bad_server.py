@@ -258,7 +258,7 @@ def test_no_answer_to_close() -> None:
         bad.talk().answers_close = False
         began = time.monotonic()
         client.close()
-        assert time.monotonic() - began < 0.6 + LATE
+        assert time.monotonic() - began < 2.6  # unasked it would take three seconds
         end = seen.check_life()
         assert (end.by, end.clean, end.code) == ("client", False, 1000)
 
@@ -287,7 +287,7 @@ def test_talks_on_after_our_close() -> None:
         took = time.monotonic() - began
         stop.set()
         talker.join()
-        assert took < 1.0 + LATE
+        assert took < 3.0  # as long as it would take without a bound of its own
         seen.check_life()
 
 

@@ -357,7 +357,7 @@ def test_close_into_a_black_hole(scene: Scene, busy: bool) -> None:
             client.send_audio(bytes(48_000))
     began = time.monotonic()
     client.close()
-    assert time.monotonic() - began < 1.0 + LATE
+    assert time.monotonic() - began < 3.0  # as long as it would take without a bound of its own
     end = seen.until(Closed)
     assert end.by == "client"
     assert not end.clean
